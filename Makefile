@@ -1,0 +1,44 @@
+# Everything runs in .venv, which `make setup` creates; only Python 3.11 to 3.13 with venv, and make, must be there.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint bench clean
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+# The first of these that is a fitting version with venv; `make setup PYTHON=...` names another.
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	2>/dev/null && echo $$python && break; done)
+
+help:
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1	/'
+
+setup: $(STAMP)  ## create .venv and install everything, the versions in constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "found no Python 3.11 to 3.13 with the venv module; install one, or name it: make setup PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+demo: setup  ## crawl the demo site, deduplicate, query; about 3 minutes after the install
+	$(BIN)/python pipeline/demo.py
+
+test: setup  ## run all tests, slow ones too
+	$(BIN)/python -m pytest
+
+lint: setup  ## check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup  ## measure each speed claim beside its peers
+	@set -- benchmarks/*.py; test -e "$$1" || { echo "no benchmark yet" >&2; exit 1; }; \
+	for script in "$$@"; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:  ## remove what setup, demo and the tools wrote
+	rm -rf .venv demo-root build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find schemas pipeline training benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
