@@ -1,0 +1,1 @@
+"""From the web to a published data set: crawl, deduplicate, query, verify."""

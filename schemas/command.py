@@ -1,0 +1,72 @@
+"""The frame of every script: arguments, logs to stderr, one JSON object as the last line of stdout, exit 0, 1 or 2."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from schemas.errors import ForecourtError, UsageError
+
+EXIT_DONE, EXIT_FAILED, EXIT_MISUSE = 0, 1, 2
+
+log = logging.getLogger("forecourt")
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes become the last line too."""
+
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def script_parser(doc: str, *, root: bool = True, settings: bool = True) -> argparse.ArgumentParser:
+    """Make the parser of a script from its docstring, with the options every script has."""
+    parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if root:
+        parser.add_argument("--root", required=True, help="folder or object-store URL that holds the data set")
+    if settings:
+        parser.add_argument("--config", metavar="FILE.yaml", help="settings, one section a module")
+        parser.add_argument("--set", dest="sets", action="append", default=[], metavar="a.b=c", help="one setting")
+    return parser
+
+
+def run_script(
+    parser: argparse.ArgumentParser,
+    body: Callable[[argparse.Namespace], Mapping[str, Any]],
+    *,
+    argv: Sequence[str] | None,
+) -> int:
+    """Run `body` on the arguments and print what it returns as the last line of stdout.
+
+    The body's mapping may carry `exit_code`, which is not printed, for a run that ended and found fault.
+    An error of ours is printed as `{"error": ...}`; a bug keeps its traceback and exits 1, with the line too.
+    """
+    configure_logs()
+    try:
+        answer = dict(body(parser.parse_args(argv)))
+    except KeyboardInterrupt:
+        return _print_last({"error": "interrupted; run the same command again to go on"}, EXIT_FAILED)
+    except ForecourtError as error:
+        return _print_last({"error": str(error), "kind": type(error).__name__}, error.exit_code)
+    except Exception as error:
+        log.exception("event=bug")
+        return _print_last({"error": f"{type(error).__name__}: {error}", "kind": "bug"}, EXIT_FAILED)
+    return _print_last(answer, int(answer.pop("exit_code", EXIT_DONE)))
+
+
+def configure_logs() -> None:
+    """Send log lines to stderr, `FORECOURT_LOG` naming the level (INFO where it is not set)."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=os.environ.get("FORECOURT_LOG", "INFO").upper(),
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+
+
+def _print_last(answer: Mapping[str, Any], code: int) -> int:
+    sys.stdout.write(json.dumps(answer, default=str) + "\n")
+    sys.stdout.flush()
+    return code

@@ -1,0 +1,247 @@
+"""The one file-system door: a root is a local folder or an object-store URL, and reads and writes the same way.
+
+Names are relative to the root, with forward slashes. A write is whole or not there: locally a file is written beside
+and renamed, on an object store it is one upload.
+"""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from schemas.cache import FileCache
+from schemas.errors import DiskFullError, RootError, RootVersionError
+from schemas.tables import FORMAT_VERSION
+
+MARK = "root.json"
+TEMPORARY_SUFFIX = ".tmp"
+
+
+class Root:
+    """A data set's root; cheap to make, and pickled by its text alone."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.is_local = "://" not in text
+        self._cache: FileCache | None = None
+        try:
+            if self.is_local:
+                self._fs: pafs.FileSystem = pafs.LocalFileSystem()
+                self._base = str(Path(text).expanduser().absolute())
+            else:
+                self._fs, self._base = pafs.FileSystem.from_uri(text)
+        except (pa.ArrowInvalid, OSError, ValueError) as error:
+            raise RootError(f"root {text!r} is neither a folder nor a readable object-store URL: {error}") from error
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        """Pickle by the text: file systems do not travel."""
+        return type(self), (self.text,)
+
+    @classmethod
+    def open(cls, text: str, *, create: bool = False) -> Self:
+        """Open a root, with `create` make it where there is none.
+
+        Raises:
+            RootError: it is not there, not a folder, or cannot be read.
+            RootVersionError: it was written in another version of the format.
+        """
+        root = cls(text)
+        with _reported(f"root {text!r}"):
+            if root.exists(MARK):
+                root._check_version()
+            elif not create:
+                raise RootError(f"no data set at {text!r} (no {MARK} there); start one with pipeline/crawl.py")
+            else:
+                root._refuse_foreign()
+                root.write_bytes(MARK, json.dumps({"format_version": FORMAT_VERSION}).encode())
+        return root
+
+    def path(self, name: str) -> str:
+        """Return the full path of `name`, as its file system and plain tools on a local root know it."""
+        return str(PurePosixPath(self._base) / name)
+
+    def exists(self, name: str) -> bool:
+        """Tell whether a file or folder of that name is there."""
+        with _reported(name):
+            return bool(self._fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+
+    def size_bytes(self, name: str) -> int:
+        """Return the size of a file."""
+        with _reported(name):
+            info = self._fs.get_file_info(self.path(name))
+            if info.type != pafs.FileType.File:
+                raise FileNotFoundError(errno.ENOENT, "no such file", name)
+            return int(info.size)
+
+    def list(self, folder: str, *, suffix: str = "") -> list[str]:
+        """List the files right in `folder`, as names under the root, sorted; empty where it is not there."""
+        with _reported(folder):
+            if self.is_local:
+                return _list_local(Path(self.path(folder)), folder, suffix)
+            selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
+            infos = self._fs.get_file_info(selector)
+            names = [f"{folder}/{i.base_name}" for i in infos if i.type == pafs.FileType.File]
+            return sorted(name for name in names if name.endswith(suffix))
+
+    def read_bytes(self, name: str) -> bytes:
+        """Read a whole file.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        with _reported(name):
+            if self.is_local:
+                return Path(self.path(name)).read_bytes()
+            with self._fs.open_input_stream(self.path(name)) as stream:
+                return bytes(stream.read())
+
+    def write_bytes(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        """Write a whole file: after a crash it is the old or the new one, never half of it."""
+        with _reported(name):
+            if not self.is_local:
+                with self._fs.open_output_stream(self.path(name)) as stream:
+                    stream.write(data)
+                return
+            final = Path(self.path(name))
+            final.parent.mkdir(parents=True, exist_ok=True)
+            beside = final.with_name(f"{final.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            beside.replace(final)
+            if durable:
+                sync_folder(final.parent)
+
+    def staged(self, name: str, token: str) -> Path:
+        """Return a local path to write what will become `name`; beside it where the root is local."""
+        folder = Path(self.path(name)).parent if self.is_local else Path(tempfile.gettempdir()) / f"forecourt-{token}"
+        with _reported(str(folder)):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{PurePosixPath(name).name}.{token}{TEMPORARY_SUFFIX}"
+
+    def publish(self, staged: Path, name: str) -> None:
+        """Turn a synced staged file into `name`: a rename here, an upload on an object store."""
+        with _reported(name):
+            if self.is_local:
+                final = Path(self.path(name))
+                staged.replace(final)
+                sync_folder(final.parent)
+                return
+            with staged.open("rb") as source, self._fs.open_output_stream(self.path(name)) as target:
+                shutil.copyfileobj(source, target, 8 << 20)
+            staged.unlink()
+
+    def remove(self, name: str) -> None:
+        """Remove a file; nothing happens where it is not there."""
+        with _reported(name):
+            if self.is_local:
+                Path(self.path(name)).unlink(missing_ok=True)
+            elif self.exists(name):
+                self._fs.delete_file(self.path(name))
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Read a Parquet file of this root."""
+        with _reported(name):
+            return pq.read_table(self.path(name), columns=columns, filesystem=self._fs, partitioning=None)
+
+    def dataset_source(self) -> tuple[pafs.FileSystem, str]:
+        """Return the Arrow file system and the root's path in it, for readers that scan."""
+        return self._fs, self._base
+
+    def local_copy(self, name: str) -> Path:
+        """Return a local file with the content of `name`; a remote one comes through the cache."""
+        if self.is_local:
+            return Path(self.path(name))
+        if self._cache is None:
+            self._cache = FileCache.default()
+        with _reported(name):
+            return self._cache.get(self._fs, self.path(name))
+
+    def require_free_bytes(self, needed: int) -> None:
+        """Check the local disk before work starts.
+
+        Raises:
+            DiskFullError: less than `needed` is free.
+        """
+        folder = Path(self._base) if self.is_local else Path(tempfile.gettempdir())
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise DiskFullError(
+                f"{needed:,} bytes are needed on the disk of {folder} and {free:,} are free; "
+                "free some space or use another --root (what is committed is safe)"
+            )
+
+    def _check_version(self) -> None:
+        try:
+            found = json.loads(self.read_bytes(MARK))["format_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RootVersionError(f"{self.path(MARK)} does not say its format_version; is this a root?") from error
+        if found != FORMAT_VERSION:
+            raise RootVersionError(
+                f"root {self.text!r} has format {found!r} and this version of Forecourt writes format "
+                f"{FORMAT_VERSION}; use the version that wrote it, or another --root (nothing was touched)"
+            )
+
+    def _refuse_foreign(self) -> None:
+        """A folder full of something else is no root, and must not become one by a slip of the keyboard."""
+        if not self.is_local:
+            return
+        folder = Path(self._base)
+        if folder.exists() and not folder.is_dir():
+            raise RootError(f"root {self.text!r} is a file; name a folder")
+        if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+            raise RootError(f"{self.text!r} holds other files and no {MARK}; name an empty or a new folder as --root")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_file(path: Path) -> None:
+    """Make the bytes of `path` last through a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _list_local(path: Path, folder: str, suffix: str) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(f"{folder}/{e.name}" for e in entries if e.name.endswith(suffix) and e.is_file())
+    except FileNotFoundError:
+        return []
+
+
+@contextmanager
+def _reported(what: str) -> Iterator[None]:
+    """Turn a full disk and an unreadable place into errors that say what to do; a missing file stays what it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(
+                f"the disk is full at {what}; free some space and run the same command again (what is committed is safe)"
+            ) from error
+        raise RootError(f"cannot use {what}: {error}; check the path, its rights and the network") from error
