@@ -1,0 +1,236 @@
+"""The local cache of remote files: least recently used goes first, under a cap, shared by all processes of a user.
+
+FOLDER/files/NAME         a whole file; NAME is a hash of where it came from, its size and its time, and its own name
+FOLDER/files/NAME.tmp     a download under way; it has its full length from the start, so that it counts
+FOLDER/users/PID.TOKEN    the names a process uses; that process holds a lock on it for life, so a dead one is seen
+FOLDER/locks/00 .. ff     who downloads: the others wait, then find the file
+FOLDER/cache.lock         held for moments, while names are claimed or removed
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+import pyarrow.fs as pafs
+
+from schemas.errors import DiskFullError, SettingsError
+
+FOLDER_VARIABLE = "FORECOURT_CACHE"
+CAP_VARIABLE = "FORECOURT_CACHE_BYTES"
+# A few hundred shards of a usual part; one that trains on more sets the variable.
+DEFAULT_CAP_BYTES = 20 << 30
+_COPY_BLOCK_BYTES = 8 << 20
+_TEMPORARY_SUFFIX = ".tmp"
+_MAX_OWN_NAME_CHARS = 120
+
+
+class FileCache:
+    """Whole files of a remote file system as local files; cheap to make, and safe for threads, forks and processes."""
+
+    def __init__(self, folder: Path, cap_bytes: int) -> None:
+        self.folder = folder
+        self.cap_bytes = cap_bytes
+
+    @classmethod
+    def default(cls) -> Self:
+        """Return the user's cache: `$FORECOURT_CACHE`, else `forecourt` in the XDG cache home.
+
+        Raises:
+            SettingsError: `$FORECOURT_CACHE_BYTES` is no positive whole number.
+        """
+        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = os.environ.get(FOLDER_VARIABLE) or os.path.join(home, "forecourt")
+        text = os.environ.get(CAP_VARIABLE) or str(DEFAULT_CAP_BYTES)
+        if not text.isdecimal() or int(text) == 0:
+            raise SettingsError(f"{CAP_VARIABLE} must be a positive number of bytes, found {text!r}")
+        return cls(Path(folder).expanduser().absolute(), int(text))
+
+    def get(self, fs: pafs.FileSystem, path: str, *, source: str = "") -> Path:
+        """Return a local copy of a remote file, fetching it where there is none of its present size and time.
+
+        The copy stays until `release`, or until this process and its forks have ended. `source` tells apart equal
+        paths of two stores.
+
+        Raises:
+            FileNotFoundError: the remote file is not there.
+            DiskFullError: it is larger than the cap, or files in use fill the cache or the disk.
+        """
+        info = _remote_info(fs, path)
+        name = _cached_name(info, source)
+        for kind in ("files", "users", "locks"):
+            (self.folder / kind).mkdir(parents=True, exist_ok=True)
+        if self._claim(name):
+            return self.folder / "files" / name
+        with _locked(self.folder / "locks" / name[:2]):
+            if not self._claim(name):
+                self._download(fs, info, name)
+        return self.folder / "files" / name
+
+    def _claim(self, name: str) -> bool:
+        """Mark a cached file as used by this process; False where it is not there."""
+        with _locked(self.folder / "cache.lock"):
+            try:
+                os.utime(self.folder / "files" / name)
+            except FileNotFoundError:
+                return False
+            _uses(self.folder).add(name)
+        return True
+
+    def _download(self, fs: pafs.FileSystem, info: pafs.FileInfo, name: str) -> None:
+        final = self.folder / "files" / name
+        beside = final.with_name(name + _TEMPORARY_SUFFIX)
+        with _locked(self.folder / "cache.lock"):
+            self._make_room(info)
+            with beside.open("wb") as file:
+                file.truncate(info.size)
+        try:
+            with fs.open_input_stream(info.path) as source, beside.open("r+b") as target:
+                shutil.copyfileobj(source, target, _COPY_BLOCK_BYTES)
+                copied = target.tell()
+            if copied != info.size or beside.stat().st_size != info.size:
+                raise OSError(errno.EIO, f"got {copied} of {info.size} bytes", info.path)
+            with _locked(self.folder / "cache.lock"):
+                beside.replace(final)
+                _uses(self.folder).add(name)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+
+    def _make_room(self, info: pafs.FileInfo) -> None:
+        """Remove what was used longest ago until the file fits; called under the cache's lock."""
+        if info.size > self.cap_bytes:
+            raise DiskFullError(
+                f"{info.path} has {info.size:,} bytes and the cache {self.folder} may hold {self.cap_bytes:,}; "
+                f"set {CAP_VARIABLE} higher"
+            )
+        in_use = self._names_in_use()
+        entries = [(entry, entry.stat()) for entry in os.scandir(self.folder / "files")]
+        held_bytes = sum(stat.st_size for _, stat in entries)
+        missing = max(held_bytes + info.size - self.cap_bytes, info.size - shutil.disk_usage(self.folder).free)
+        for entry, stat in sorted(entries, key=lambda pair: pair[1].st_mtime_ns):
+            if missing <= 0:
+                return
+            if entry.name not in in_use and not self._is_downloading(entry.name):
+                os.unlink(entry.path)
+                missing -= stat.st_size
+        if missing > 0:
+            raise DiskFullError(
+                f"the cache {self.folder} cannot take {info.path} ({info.size:,} bytes): {held_bytes:,} of its "
+                f"{self.cap_bytes:,} bytes are in use, and {missing:,} bytes are missing; close some shards, "
+                f"free some disk, or set {CAP_VARIABLE} higher"
+            )
+
+    def _is_downloading(self, name: str) -> bool:
+        if not name.endswith(_TEMPORARY_SUFFIX):
+            return False
+        with (self.folder / "locks" / name[:2]).open("ab") as file:
+            return not _try_lock(file.fileno())
+
+    def _names_in_use(self) -> set[str]:
+        """Gather what live processes use, and forget dead ones."""
+        names: set[str] = set()
+        for path in (self.folder / "users").iterdir():
+            with path.open("rb") as file:
+                if _try_lock(file.fileno()):
+                    path.unlink()
+                else:
+                    names.update(file.read().decode().split("\n"))
+        return names
+
+
+def release(path: Path) -> None:
+    """Let the cache remove a file that this process got from it; nothing happens for any other file."""
+    folder = path.parent.parent
+    if (uses := _USES.get((os.getpid(), folder))) is not None and path.parent.name == "files":
+        with _locked(folder / "cache.lock"):
+            uses.drop(path.name)
+
+
+class _Uses:
+    """What this process uses of one cache folder, written down where other processes see it."""
+
+    def __init__(self, folder: Path, inherited: Counter[str]) -> None:
+        self._counts = Counter(inherited)
+        self._path = folder / "users" / f"{os.getpid()}.{secrets.token_hex(4)}"
+        # Never closed: the lock must last as long as the process, and in its forks.
+        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        self._write()
+
+    @property
+    def counts(self) -> Counter[str]:
+        return self._counts
+
+    def add(self, name: str) -> None:
+        self._counts[name] += 1
+        if self._counts[name] == 1:
+            self._write()
+
+    def drop(self, name: str) -> None:
+        if self._counts[name] > 1:
+            self._counts[name] -= 1
+        elif self._counts.pop(name, 0):
+            self._write()
+
+    def _write(self) -> None:
+        text = "\n".join(self._counts).encode()
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, text, 0)
+
+
+# (process, cache folder) -> its uses. A fork finds its parent's entry here and starts from a copy.
+_USES: dict[tuple[int, Path], _Uses] = {}
+
+
+def _uses(folder: Path) -> _Uses:
+    """Return this process's uses; called under the cache's lock."""
+    key = (os.getpid(), folder)
+    if (found := _USES.get(key)) is None:
+        inherited: Counter[str] = Counter()
+        for (_, other_folder), uses in _USES.items():
+            if other_folder == folder:
+                inherited.update(uses.counts)
+        found = _USES[key] = _Uses(folder, inherited)
+    return found
+
+
+def _remote_info(fs: pafs.FileSystem, path: str) -> pafs.FileInfo:
+    info = fs.get_file_info(path)
+    if info.type != pafs.FileType.File:
+        raise FileNotFoundError(errno.ENOENT, "no such file", path)
+    return info
+
+
+def _cached_name(info: pafs.FileInfo, source: str) -> str:
+    identity = f"{source}\n{info.path}\n{info.size}\n{info.mtime_ns}"
+    own_name = PurePosixPath(info.path).name[-_MAX_OWN_NAME_CHARS:]
+    return f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}-{own_name}"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file that is never removed."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        # By name, since a fork in between holds a copy of the handle, and would keep the lock past our close.
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        return True
+    return False
