@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Self
@@ -150,10 +150,10 @@ class Root:
             elif self.exists(name):
                 self._fs.delete_file(self.path(name))
 
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+    def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Read a Parquet file of this root."""
         with _reported(name):
-            return pq.read_table(self.path(name), columns=columns, filesystem=self._fs, partitioning=None)
+            return pq.read_table(self.path(name), columns=None if columns is None else [*columns], filesystem=self._fs, partitioning=None)
 
     def dataset_source(self) -> tuple[pafs.FileSystem, str]:
         """Return the Arrow file system and the root's path in it, for readers that scan."""
