@@ -153,7 +153,8 @@ class Root:
     def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Read a Parquet file of this root."""
         with _reported(name):
-            return pq.read_table(self.path(name), columns=None if columns is None else [*columns], filesystem=self._fs, partitioning=None)
+            wanted = None if columns is None else [*columns]
+            return pq.read_table(self.path(name), columns=wanted, filesystem=self._fs, partitioning=None)
 
     def dataset_source(self) -> tuple[pafs.FileSystem, str]:
         """Return the Arrow file system and the root's path in it, for readers that scan."""
@@ -196,7 +197,7 @@ class Root:
             )
 
     def _refuse_foreign(self) -> None:
-        """A folder full of something else is no root, and must not become one by a slip of the keyboard."""
+        """Refuse a folder full of something else: it must not become a root by a slip of the keyboard."""
         if not self.is_local:
             return
         folder = Path(self._base)
@@ -242,6 +243,7 @@ def _reported(what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
-                f"the disk is full at {what}; free some space and run the same command again (what is committed is safe)"
+                f"the disk is full at {what}; free some space and run the same command again "
+                "(what is committed is safe)"
             ) from error
         raise RootError(f"cannot use {what}: {error}; check the path, its rights and the network") from error
