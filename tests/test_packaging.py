@@ -1,0 +1,48 @@
+"""What is installed: ranges and exact versions agree, crawling pulls no torch, commands lead somewhere."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="ascii"))["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+HEAVY = {"torch", "torchvision", "timm", "open-clip-torch", "mlflow", "gradio", "scikit-learn"}
+
+
+def pins() -> dict[str, Version]:
+    lines = (CHECKOUT / "constraints.txt").read_text(encoding="ascii").splitlines()
+    pinned = (line.partition("==") for line in lines if line and not line.startswith("#"))
+    return {canonicalize_name(name): Version(version) for name, _, version in pinned}
+
+
+def requirements() -> list[Requirement]:
+    listed = [Requirement(text) for text in [*PROJECT["dependencies"], *(r for rs in EXTRAS.values() for r in rs)]]
+    return [one for one in listed if one.name != PROJECT["name"]]
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=str)
+def test_the_constraints_pin_each_requirement_within_its_range(requirement: Requirement) -> None:
+    pinned = pins()[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(pinned)
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=str)
+def test_each_range_is_bounded_on_both_sides(requirement: Requirement) -> None:
+    assert {part.operator for part in requirement.specifier} == {">=", "<"}
+
+
+def test_crawling_alone_does_not_pull_torch() -> None:
+    base = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
+    assert not base & HEAVY
+
+
+def test_all_is_every_extra_a_user_may_want() -> None:
+    (named,) = re.findall(r"\[(.+)\]", EXTRAS["all"][0])
+    assert set(named.split(",")) == set(EXTRAS) - {"all", "dev"}
