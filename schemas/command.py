@@ -5,8 +5,11 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from tqdm import tqdm
 
 from schemas.errors import ForecourtError, UsageError
 
@@ -70,3 +73,35 @@ def _print_last(answer: Mapping[str, Any], code: int) -> int:
     sys.stdout.write(json.dumps(answer, default=str) + "\n")
     sys.stdout.flush()
     return code
+
+
+class Progress:
+    """Show long work on stderr: a bar where it is a terminal, a log line every ten seconds where not."""
+
+    _LINE_EVERY_S = 10.0
+
+    def __init__(self, total: int | None, unit: str) -> None:
+        self._unit, self._total = unit, total
+        self._done = 0
+        self._started_s = self._last_line_s = time.monotonic()
+        self._bar = tqdm(total=total, unit=f" {unit}", file=sys.stderr) if sys.stderr.isatty() else None
+
+    def show(self, done: int, **notes: int | str) -> None:
+        """Say how much is done now, with a few figures beside it."""
+        if self._bar is not None:
+            self._bar.set_postfix(notes, refresh=False)
+            self._bar.update(done - self._done)
+        elif time.monotonic() - self._last_line_s > self._LINE_EVERY_S:
+            self._last_line_s = time.monotonic()
+            rate = done / (self._last_line_s - self._started_s)
+            log.info("event=progress %s=%d of=%s per_s=%.1f %s", self._unit, done, self._total, rate, _pairs(notes))
+        self._done = done
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _pairs(notes: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in notes.items())
