@@ -149,8 +149,7 @@ class _Plan:
             return range_blocks(self._site.name, *self._range, ids_per_part=size, key=key)
         named = [r for r in _site_receipts(root, self._site.name) if "names" in r.scope]
         committed = {name for receipt in named for name in receipt.scope["names"]}
-        left = (name for name in self._listed or () if name not in committed)
-        fresh = listed_blocks(self._site.name, left, ids_per_part=size, key=key)
+        fresh = listed_blocks(self._site.name, self._listed or (), committed=committed, ids_per_part=size, key=key)
         sealed = (Block(receipt.part, names=tuple(receipt.scope["names"])) for receipt in named)
         return (block for blocks in (fresh, sealed) for block in blocks)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,11 +82,13 @@ def range_blocks(site: str, first: int, last: int, *, ids_per_part: int, key: st
         yield Block(f"{site}-{start}", ((max(first, start), min(last, start + ids_per_part - 1)),))
 
 
-def listed_blocks(site: str, ids: Iterable[str], *, ids_per_part: int, key: str) -> Iterator[Block]:
+def listed_blocks(
+    site: str, ids: Iterable[str], *, committed: Collection[str], ids_per_part: int, key: str
+) -> Iterator[Block]:
     """Give the parts of ids from a file in a keyed order.
 
-    Numbers make the same aligned blocks as a range does. Other ids are cut in the file's order, and `ids` must leave
-    out those of committed parts: then what is left after an interrupted run is cut as it was the first time.
+    Where all are numbers they make the same aligned blocks as a range does. Others are cut in the file's order, less
+    those of `committed` parts: then what is left after an interrupted run is cut as it was the first time.
     """
     unique = list(dict.fromkeys(ids))
     if all(_is_number(i) for i in unique):
@@ -98,8 +100,9 @@ def listed_blocks(site: str, ids: Iterable[str], *, ids_per_part: int, key: str)
             for block, numbers in sorted(by_block.items())
         ]
     else:
-        chunks = [unique[i : i + ids_per_part] for i in range(0, len(unique), ids_per_part)]
-        blocks = [Block(f"{site}-{_file_name(chunk[0])}", names=tuple(chunk)) for chunk in chunks]
+        left = [name for name in unique if name not in committed]
+        chunks = [left[i : i + ids_per_part] for i in range(0, len(left), ids_per_part)]
+        blocks = [Block(f"{site}-list-{_file_name(chunk[0])}", names=tuple(chunk)) for chunk in chunks]
     if not blocks:
         return iter(())
     return (blocks[i] for i in Permutation(len(blocks), f"{key}/{site}"))
