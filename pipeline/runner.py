@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from pipeline.lease import Fence, LeaseTicket
-from pipeline.pace import PaceBook, PaceReply, PaceRequest, PaceUnavailable
+from pipeline.pace import PaceBook, PaceReply, PaceRequest, PaceSettings, PaceUnavailable
 from pipeline.watchdog import Watchdog
 from schemas.errors import CircuitOpenError, DiskFullError, LeaseError, PartError, RootError, RunError, UsageError
 from schemas.settings import Section, operational
@@ -77,8 +77,8 @@ class RunResult:
 class Board:
     """Shared by all workers of a cluster: the hosts' pace, the parts' progress, last words of stuck parts."""
 
-    def __init__(self) -> None:
-        self._pace = PaceBook(clock=time.time)
+    def __init__(self, pace: PaceSettings) -> None:
+        self._pace = PaceBook(pace)
         self._progress: dict[str, dict[str, dict[str, int]]] = {}
         self._last_words: dict[tuple[str, str], str] = {}
 
@@ -151,6 +151,7 @@ def run_parts(
     ticket: LeaseTicket,
     num_in_flight: int,
     settings: RaySettings,
+    pace: PaceSettings | None = None,
     on_done: Callable[[str, Mapping[str, int]], None],
     on_tick: Callable[[Mapping[str, Mapping[str, int]]], None] = lambda progress: None,
     check: Callable[[], None] = lambda: None,
@@ -163,7 +164,7 @@ def run_parts(
     Raises:
         RunError: what stops the whole run: circuit open, lease lost, disk full.
     """
-    board = _BoardDoor()
+    board = _BoardDoor(pace or PaceSettings())
     board.start()
     loop = _Loop(work, ticket, settings, board, RunResult())
     waiting = iter(tasks)
@@ -204,7 +205,7 @@ class _Loop:
         remote = ray.remote(_run_part).options(
             num_cpus=self.settings.cpus_per_part, max_retries=0, name=f"{self.ticket.stage}:{task.part}"
         )
-        self.in_flight[remote.remote(self.work, task, self.ticket, self.settings.stall_s)] = task
+        self.in_flight[remote.remote(self.work, task, self.ticket, self.settings.stall_s, self.board.pace)] = task
 
     def collect(self, reference: Any, on_done: Callable[[str, Mapping[str, int]], None]) -> None:
         task = self.in_flight.pop(reference)
@@ -238,9 +239,11 @@ class _Loop:
             ray.cancel(reference, force=True)
 
 
-def _run_part(work: Work, task: PartTask, ticket: LeaseTicket, stall_s: float) -> dict[str, int]:
+def _run_part(
+    work: Work, task: PartTask, ticket: LeaseTicket, stall_s: float, pace: PaceSettings
+) -> dict[str, int]:
     """Do one part in a worker process, fenced and watched."""
-    board = _BoardDoor()
+    board = _BoardDoor(pace)
 
     def last_words(text: str) -> None:
         board.note(ticket.token, task.part, text)
@@ -263,7 +266,8 @@ def _run_part(work: Work, task: PartTask, ticket: LeaseTicket, stall_s: float) -
 class _BoardDoor:
     """Find the board by name, make it where there is none, and speak to it; a dead board is found or made again."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: PaceSettings) -> None:
+        self.pace = pace
         self._handle: Any = None
 
     def start(self) -> None:
@@ -344,7 +348,7 @@ class _BoardDoor:
                     num_cpus=0,
                     max_restarts=-1,
                 )
-                .remote()
+                .remote(self.pace)
             )
         return self._handle
 
