@@ -40,5 +40,5 @@ bench: setup  ## measure each speed claim beside its peers
 	for script in "$$@"; do echo "== $$script"; $(BIN)/python "$$script"; done
 
 clean:  ## remove what setup, demo and the tools wrote
-	rm -rf .venv demo-root build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find schemas pipeline training benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
