@@ -216,12 +216,11 @@ def _connect(settings: CatalogSettings, temp_folder: str) -> duckdb.DuckDBPyConn
         "autoload_known_extensions": "false",
         "allow_community_extensions": "false",
         "python_enable_replacements": "false",
-        "TimeZone": "UTC",
     }
     if settings.threads is not None:
         config["threads"] = settings.threads
     connection = duckdb.connect(":memory:", config=config)
-    connection.execute("SET enable_progress_bar = false")
+    connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
     connection.execute("SET lock_configuration = true")
     return connection
 
