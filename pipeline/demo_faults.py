@@ -1,7 +1,7 @@
 """What goes wrong on the demo site with --faults: a pure function of the URL's path and of how often it was asked.
 
-Passing faults spoil at most the first three tries of a URL and then never again, so that a crawler with four tries sees the
-same outcome whoever asked before. Lasting faults never clear, so that the outcome is a function of the URL alone.
+Passing faults spoil at most the first three tries of a URL and then never again, so that a crawler with four tries sees
+the same outcome whoever asked before. Lasting faults never clear, so that the outcome is a function of the URL alone.
 """
 
 import asyncio

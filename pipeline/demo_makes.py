@@ -1,6 +1,6 @@
 """The invented makes and models of the demo site: what tells them apart is shape, never a word or a colour.
 
-A make is its grille, lamps, tail lamps, side windows, wheel arches, wheels and proportions; a model is a body and a size.
+A make is its grille, lamps, tail lamps, side windows, wheel arches, wheels and proportions; a model a body and a size.
 """
 
 from dataclasses import dataclass

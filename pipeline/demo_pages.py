@@ -1,4 +1,4 @@
-"""The demo site's pages in three shapes, and the site file that reads each: JSON-LD, a state script, plain HTML classes."""
+"""The demo site's pages in three shapes (JSON-LD, state script, HTML classes), and what a site file says to read them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -61,10 +61,8 @@ def listing_page(listing: Listing, *, shape: str, photo_urls: Sequence[str], url
         head = f'<script type="application/ld+json">{_for_script(script)}</script>'
         body = f"<h1>{escape(title)}</h1>"
     elif shape == "state":
-        head, body = (
-            "",
-            f"<div id=app></div><script>{STATE_START}{_for_script(json.dumps(_state(listing, fields, photo_urls)))};</script>",
-        )
+        script = _for_script(json.dumps(_state(listing, fields, photo_urls)))
+        head, body = "", f"<div id=app></div><script>{STATE_START}{script};</script>"
     else:
         head, body = "", _css_body(title, fields, photo_urls)
     return _document(title, body, head=meta + head).encode()
@@ -77,7 +75,8 @@ def describe(listing: Listing) -> str:
         ("One owner.", "Well kept, full service history.", "Runs and drives great.", "New tires, clean inside.")
     )
     if dice.chance(0.33):
-        text += f" Call (555) {dice.whole(200, 999)}-{dice.whole(1000, 9999)} or write to sales{dice.whole(1, 40)}@dealer.example today."
+        phone, desk = f"(555) {dice.whole(200, 999)}-{dice.whole(1000, 9999)}", dice.whole(1, 40)
+        text += f" Call {phone} or write to sales{desk}@dealer.example today."
     return text
 
 
@@ -96,7 +95,7 @@ def site_extract(shape: str) -> dict[str, Any]:
 
 def _document(title: str, body: str, head: str = "") -> str:
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)} | Demo Motors</title>{head}</head>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>{head}</head>'
         f'<body><header><a href="/">Demo Motors</a></header><main>{body}</main></body></html>'
     )
 

@@ -42,7 +42,7 @@ def encode_picture(seed: int, picture: Picture) -> bytes:
             Image.fromarray(pixels).save(buffer, "WEBP", quality=dice.whole(70, 90), method=0)
             return buffer.getvalue()
     quality = dice.whole(45, 70) if picture.edit == "reencode" else dice.whole(78, 93)
-    return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=quality, colorsubsampling="420")
+    return _jpeg(pixels, quality)
 
 
 def draw(seed: int, picture: Picture) -> Pixels:
@@ -108,6 +108,10 @@ def edited(pixels: Pixels, picture: Picture) -> Pixels:
             return pixels
 
 
+def _jpeg(pixels: Pixels, quality: int) -> bytes:
+    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=quality, colorsubsampling="420"))
+
+
 def _png(pixels: Pixels) -> bytes:
     done, packed = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     assert done
@@ -119,7 +123,7 @@ def _broken(seed: int, photo: Photo) -> bytes:
         case "truncated_jpeg":
             assert photo.picture is not None
             pixels = draw(seed, photo.picture)
-            whole = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=85)
+            whole = _jpeg(pixels, 85)
             return whole[: int(len(whole) * Dice("cut", photo.path).between(0.3, 0.8))]
         case "truncated_png":
             assert photo.picture is not None
@@ -130,7 +134,9 @@ def _broken(seed: int, photo: Photo) -> bytes:
         case "text":
             return b"The requested image could not be generated.\n" * 20
         case "svg":
-            return b'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="480"><rect width="640" height="480"/></svg>'
+            return (
+                b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="48"><rect width="64" height="48"/></svg>'
+            )
         case "heic":
             return b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0\0\0\x0cmeta\0\0\0\0" + bytes(2000)
         case "bomb_png":

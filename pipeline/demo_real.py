@@ -1,7 +1,7 @@
 """Listings of the demo site made of real photos: a folder with images and a labels.csv.
 
-Columns used: file, listing_id, make, model, year, price_usd, price_native, currency, mileage_km, body. Photos of one listing_id make
-one listing, every other photo one of its own; the order of listings is that of their first file names.
+Columns used: file, listing_id, make, model, year, price_usd, price_native, currency, mileage_km, body. Photos of one
+listing_id make one listing, every other photo one of its own; the order of listings is that of their first file names.
 """
 
 import csv

@@ -107,10 +107,7 @@ class DemoSite:
         state = self.stock.state(listing_id)
         live = state == "live"
         fault = self._fault(f"/listing/{listing_id}", "page" if live else "gone", spoil=faults)
-        if not live:
-            usual = self._gone(state)
-        else:
-            usual = self._page(request, self.stock.listing(listing_id), fault)
+        usual = self._page(request, self.stock.listing(listing_id), fault) if live else self._gone(state)
         if fault is not None and faults:
             if fault.kind == "image_page" and live:
                 return await self._picture_instead(listing_id)

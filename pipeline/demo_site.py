@@ -1,8 +1,8 @@
 """Serve a local site of vehicle listings to crawl: drawn cars, or real photos that have a labels.csv.
 
 The first line on stdout is the site's address; it runs until it gets SIGINT or SIGTERM. Beside the listings it serves
-/truth.json (what a crawl must find; ?first=ID&last=ID for some ids only), /requests.json (every request since the start:
-monotonic time, path, client port, host; ?since=SECONDS) and /reset-tries (forget how often each URL was asked).
+/truth.json (what a crawl must find; ?first=ID&last=ID for some ids only), /requests.json (every request since the
+start: monotonic time, path, client port, host; ?since=SECONDS) and /reset-tries (forget how often a URL was asked).
 
     python pipeline/demo_site.py --listings 1000 --port 8099 --write-site demo.yaml
     python pipeline/demo_site.py --photos FOLDER --port 0 --write-site real.yaml

@@ -1,7 +1,7 @@
 """What the demo site offers: for each id whether it is live, its listing, its photos, and the truth about them.
 
-Everything is a function of (seed, id, first id). Planted on purpose: exact copies, re-encoded and otherwise changed copies,
-cars listed twice, stock photos, near-equal but different photos, flat images, cut-outs on white, broken photos.
+Everything is a function of (seed, id, first id). Planted on purpose: exact copies, re-encoded and otherwise changed
+copies, cars listed twice, stock photos, near-equal but different photos, flat images, cut-outs on white, broken photos.
 """
 
 import math
@@ -40,7 +40,7 @@ FLAT_COLOURS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What is drawn: a view of the owner's car, a junk subject, or a dealer's placeholder; `edit` is what was done to it."""
+    """What is drawn: a view of the owner's car, a junk subject or a placeholder; `edit` is what was done to it."""
 
     owner: str
     slot: int
@@ -296,7 +296,7 @@ class _Plan:
         self._add(Picture(str(self._id), slot + 100, "exterior", "view"), near_of=near_of)
 
     def add_copy(self, photo: Photo, *, of: tuple[int, int], edit: str) -> None:
-        """Show a photo again: its very bytes (`none`) or an edited picture, under another URL, name and perhaps type."""
+        """Show a photo again: its very bytes (`none`) or an edit of it, under another URL, name and perhaps type."""
         assert photo.picture is not None
         if photo.picture.subject.startswith("flat"):
             edit = "none"

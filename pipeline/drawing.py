@@ -1,7 +1,7 @@
 """Drawn photos of invented cars from outside: a car of flat faces in 3D, seen by a camera, before a drawn scene.
 
-What the make is shows in shapes (drawing_parts.py), what the model is in body and size, what the year is in lamps, wheels and wear.
-Arrays are (H, W, 3) RGB uint8. Everything follows from the look's key and the slot.
+The make shows in shapes (drawing_parts.py), the model in body and size, the year in lamps, wheels and wear. Arrays are
+(H, W, 3) RGB uint8. Everything follows from the look's key and the slot.
 """
 
 import math

@@ -24,8 +24,8 @@ _GRAIN_SIDE_PX = 1024
 class Face:
     """A flat face: `points` (N, 3) in metres, x to the car's nose, y to its left, z up.
 
-    With `one_sided` it shows only to a camera that sees the points run counter-clockwise. `shine` says how much its colour
-    follows the light; `normal` is where it looks.
+    With `one_sided` it shows only to a camera that sees the points run counter-clockwise. `shine` says how much its
+    colour follows the light; `normal` is where it looks.
     """
 
     points: Points
@@ -56,7 +56,7 @@ class Camera:
         size: tuple[int, int],
         shift: tuple[float, float],
     ) -> "Camera":
-        """Place a camera: degrees, metres, focal length in pixels, and how far the car is off centre as shares of the size."""
+        """Place a camera: degrees, metres, focal length in pixels, and the shift of the car as shares of the size."""
         return cls(math.radians(azimuth), math.radians(elevation), distance, focal, size, shift)
 
     def moved(self, dice: Dice) -> "Camera":
@@ -97,22 +97,24 @@ def paint_faces(pixels: Pixels, camera: Camera, faces: Sequence[Face], sun: floa
     fixed = np.clip(projected * (1 << _SHIFT), -(1 << 20), 1 << 20).astype(np.int32)
     toward = np.array((0.35, 0.75 * (1 if math.sin(camera.azimuth) >= 0 else -1) + 0.3 * sun, 0.75))
     toward /= np.linalg.norm(toward)
-    start = 0
-    for face in faces:
-        count = len(face.points)
-        outline = fixed[start : start + count]
-        if not face.one_sided or _faces_camera(projected[start : start + count]):
+    ends = np.cumsum([len(face.points) for face in faces])
+    starts = ends - [len(face.points) for face in faces]
+    for face, start, end, seen in zip(faces, starts, ends, _face_camera(projected, starts, ends), strict=True):
+        outline = fixed[start:end]
+        if seen or not face.one_sided:
             lit = 0.62 + 0.48 * max(0.0, float(np.dot(face.normal, toward)))
             gain = 1 + face.shine * (lit - 1)
             cv2.fillPoly(pixels, [outline], [min(255, int(part * gain)) for part in face.colour], cv2.LINE_AA, _SHIFT)
-        start += count
 
 
-def _faces_camera(outline: NDArray[np.float64]) -> bool:
-    x, y = outline[:, 0], outline[:, 1]
-    area = float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
-    # Rows grow downwards, so counter-clockwise to the eye is a negative area.
-    return area < 0
+def _face_camera(outlines: Points, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[bool]:
+    """Tell for each outline, all in one array, whether its points run counter-clockwise to the eye."""
+    after = np.arange(1, len(outlines) + 1)
+    after[ends - 1] = starts
+    x, y = outlines[:, 0], outlines[:, 1]
+    areas = np.add.reduceat(x * y[after] - y * x[after], starts)
+    # Rows grow downwards, so counter-clockwise is a negative area.
+    return [bool(area < 0) for area in areas]
 
 
 def fill(pixels: Pixels, points: Iterable[tuple[float, float]], colour: Colour) -> None:
@@ -126,7 +128,8 @@ def ramp(pixels: Pixels, top: int, bottom: int, upper: Colour, lower: Colour) ->
     top, bottom = max(top, 0), min(bottom, len(pixels))
     if bottom > top:
         share = np.linspace(0, 1, bottom - top)[:, None, None]
-        pixels[top:bottom] = (np.asarray(upper) * (1 - share) + np.asarray(lower) * share).astype(np.uint8)
+        column = (np.asarray(upper) * (1 - share) + np.asarray(lower) * share).astype(np.uint8)
+        pixels[top:bottom] = cv2.resize(column, (pixels.shape[1], bottom - top), interpolation=cv2.INTER_NEAREST)
 
 
 def light(pixels: Pixels, gain: float, warmth: float) -> Pixels:

@@ -6,6 +6,8 @@ Metres; x to the nose, y to the car's left, z up, the middle of the car on the g
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -136,7 +138,9 @@ def _toward(start: Flat, end: Flat, share: float) -> Flat:
     return start[0] + (end[0] - start[0]) * share, start[1] + (end[1] - start[1]) * share
 
 
-def car_faces(make: Make, model: Model, year: int, paint: Colour, key: str) -> list[Face]:
+# A listing's photos are mostly asked for one after another.
+@lru_cache(maxsize=32)
+def car_faces(make: Make, model: Model, year: int, paint: Colour, key: str) -> tuple[Face, ...]:
     """Build a car's faces, farthest first for any camera above the ground."""
     shape = Shape(make, model)
     age = REFERENCE_YEAR - year
@@ -152,13 +156,13 @@ def car_faces(make: Make, model: Model, year: int, paint: Colour, key: str) -> l
     faces += _cabin_strips(shape, cabin, paint)
     faces += _both(shape, cabin, paint)
     faces += _windows(shape, model, age)
-    return faces
+    return tuple(faces)
 
 
 def _strips(shape: Shape, outline: Sequence[Flat], colour: Colour) -> list[Face]:
     """Build the faces that run across the car, one for each edge of an outline."""
     faces = []
-    for (x0, z0), (x1, z1) in zip(outline, outline[1:], strict=False):
+    for (x0, z0), (x1, z1) in pairwise(outline):
         left0, left1 = shape.wide(x0, z0), shape.wide(x1, z1)
         points = np.array([(x0, left0, z0), (x0, -left0, z0), (x1, -left1, z1), (x1, left1, z1)])
         length = math.hypot(x1 - x0, z1 - z0) or 1.0

@@ -1,4 +1,4 @@
-"""Drawn photos that do not show the car from outside: cabins, gauges, wheels, seats, engines, keys, boots, papers, placeholders."""
+"""Drawn photos that do not show the car from outside: cabins, gauges, wheels, seats, engines, keys, boots, papers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def draw_placeholder(name: str) -> Pixels:
 
 
 def _interior(pixels: Pixels, dice: Dice, look: CarLook) -> None:
-    """The cabin from the driver's or the passenger's door: windscreen, dashboard, wheel, screen, seat backs."""
+    """Draw the cabin from the driver's or the passenger's door: windscreen, dashboard, wheel, screen, seat backs."""
     height, width = pixels.shape[:2]
     trim = scaled(look.interior, dice.between(0.8, 1.15))
     top = int(height * dice.between(0.3, 0.42))
@@ -112,7 +112,7 @@ def _steering_wheel(pixels: Pixels, middle: tuple[int, int], radius: int, dice: 
 
 
 def _gauges(pixels: Pixels, dice: Dice, look: CarLook) -> None:
-    """The instruments: two or three round dials with ticks and needles."""
+    """Draw the instruments: two or three round dials with ticks and needles."""
     height, width = pixels.shape[:2]
     ramp(pixels, 0, height, scaled(look.interior, 0.5), _BLACK)
     glow = dice.pick(((230, 236, 240), (240, 120, 40), (110, 190, 250), (236, 60, 50)))
@@ -152,7 +152,7 @@ def _gauges(pixels: Pixels, dice: Dice, look: CarLook) -> None:
 
 
 def _wheel(pixels: Pixels, dice: Dice, look: CarLook) -> None:
-    """One wheel that fills the photo, within its arch."""
+    """Draw one wheel that fills the photo, within its arch."""
     height, width = pixels.shape[:2]
     ramp(pixels, 0, height, look.paint, scaled(look.paint, 0.75))
     ramp(pixels, int(height * 0.88), height, (96, 95, 94), (120, 118, 114))
@@ -179,7 +179,7 @@ def _wheel(pixels: Pixels, dice: Dice, look: CarLook) -> None:
 
 
 def _seats(pixels: Pixels, dice: Dice, look: CarLook) -> None:
-    """Seats through an open door: backs with head rests, cushions, stitched pleats."""
+    """Draw seats through an open door: backs with head rests, cushions, stitched pleats."""
     height, width = pixels.shape[:2]
     trim = scaled(look.interior, dice.between(0.9, 1.2))
     ramp(pixels, 0, height, scaled(trim, 0.45), scaled(trim, 0.3))
@@ -221,7 +221,7 @@ def _seats(pixels: Pixels, dice: Dice, look: CarLook) -> None:
 
 
 def _engine(pixels: Pixels, dice: Dice, look: CarLook) -> None:
-    """Under the hood: covers, hoses, caps, battery."""
+    """Draw what is under the hood: covers, hoses, caps, battery."""
     height, width = pixels.shape[:2]
     ramp(pixels, 0, height, (58, 58, 60), (34, 34, 36))
     fill(pixels, [(0, 0), (width, 0), (width, height * 0.1), (0, height * 0.16)], look.paint)
@@ -263,7 +263,7 @@ def _engine(pixels: Pixels, dice: Dice, look: CarLook) -> None:
 
 
 def _key(pixels: Pixels, dice: Dice, look: CarLook) -> None:
-    """Keys on a table."""
+    """Draw keys on a table."""
     height, width = pixels.shape[:2]
     table = dice.pick(((160, 120, 84), (206, 204, 200), (88, 66, 52), (60, 62, 66)))
     ramp(pixels, 0, height, scaled(table, 1.1), scaled(table, 0.85))
@@ -296,7 +296,7 @@ def _key(pixels: Pixels, dice: Dice, look: CarLook) -> None:
 
 
 def _boot(pixels: Pixels, dice: Dice, look: CarLook) -> None:
-    """The empty boot from behind: opening, carpet, folded seats, lid above."""
+    """Draw the empty boot from behind: opening, carpet, folded seats, lid above."""
     height, width = pixels.shape[:2]
     ramp(pixels, 0, height, scaled(look.paint, 0.9), scaled(look.paint, 0.7))
     inside = scaled(look.interior, 0.5)
@@ -354,7 +354,7 @@ def _boot(pixels: Pixels, dice: Dice, look: CarLook) -> None:
 
 
 def _paper(pixels: Pixels, dice: Dice, look: CarLook) -> None:
-    """A window sticker or service book: a page with lines of text."""
+    """Draw a window sticker or service book: a page with lines of text."""
     height, width = pixels.shape[:2]
     ramp(pixels, 0, height, scaled(look.interior, 0.8), scaled(look.interior, 0.6))
     left, top, right, bottom = (

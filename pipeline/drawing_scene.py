@@ -68,8 +68,8 @@ def draw_shadow(pixels: Pixels, camera: Camera, body: str, sun: float) -> None:
     left, top, wide, high = cv2.boundingRect(points.astype(np.int32))
     left, top = max(left - 8, 0), max(top - 8, 0)
     part = (slice(top, top + high + 16), slice(left, left + wide + 16))
-    soft = cv2.blur(mask[part], (15, 15)).astype(np.uint16)[..., None]
-    pixels[part] = (pixels[part] * (256 - (soft * 165 >> 8)) >> 8).astype(np.uint8)
+    kept = cv2.convertScaleAbs(cv2.blur(mask[part], (15, 15)), alpha=-0.65, beta=255)
+    pixels[part] = cv2.multiply(pixels[part], cv2.merge((kept, kept, kept)), scale=1 / 255)
 
 
 def _buildings(pixels: Pixels, horizon: int, dice: Dice) -> None:
