@@ -157,17 +157,12 @@ def release(path: Path) -> None:
 class _Uses:
     """What this process uses of one cache folder, written down where other processes see it."""
 
-    def __init__(self, folder: Path, inherited: Counter[str]) -> None:
-        self._counts = Counter(inherited)
+    def __init__(self, folder: Path) -> None:
+        self._counts: Counter[str] = Counter()
         self._path = folder / "users" / f"{os.getpid()}.{secrets.token_hex(4)}"
-        # Never closed: the lock must last as long as the process, and in its forks.
+        # Never closed: the lock lasts as long as the process, and as its forks, which may open its files again.
         self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._handle, fcntl.LOCK_EX)
-        self._write()
-
-    @property
-    def counts(self) -> Counter[str]:
-        return self._counts
 
     def add(self, name: str) -> None:
         self._counts[name] += 1
@@ -186,20 +181,16 @@ class _Uses:
         os.pwrite(self._handle, text, 0)
 
 
-# (process, cache folder) -> its uses. A fork finds its parent's entry here and starts from a copy.
+# (process, cache folder) -> its uses; a fork keeps its own.
 _USES: dict[tuple[int, Path], _Uses] = {}
 
 
 def _uses(folder: Path) -> _Uses:
     """Return this process's uses; called under the cache's lock."""
     key = (os.getpid(), folder)
-    if (found := _USES.get(key)) is None:
-        inherited: Counter[str] = Counter()
-        for (_, other_folder), uses in _USES.items():
-            if other_folder == folder:
-                inherited.update(uses.counts)
-        found = _USES[key] = _Uses(folder, inherited)
-    return found
+    if key not in _USES:
+        _USES[key] = _Uses(folder)
+    return _USES[key]
 
 
 def _remote_info(fs: pafs.FileSystem, path: str) -> pafs.FileInfo:
