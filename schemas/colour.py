@@ -1,7 +1,7 @@
 """Any Pillow mode and colour profile become 8-bit sRGB over white.
 
-A profile is used where LittleCMS accepts it for the picture's colour model (relative colorimetric); where there is none,
-or one that does not fit, Pillow's own conversion is.
+A profile is used where LittleCMS accepts it for the picture's colour model (relative colorimetric); where there is none
+or it does not fit, Pillow's own conversion is.
 """
 
 import functools
@@ -96,7 +96,9 @@ def _eight_bits(image: Image.Image, sample_bits: int) -> tuple[Image.Image, Imag
         scaled = finite * _WHITE if float(finite.max(initial=0)) <= 1 else finite
         return Image.fromarray(np.clip(scaled, 0, _WHITE).astype(np.uint8)), None
     clear = image.info.get("transparency")
-    grey = np.clip(numbers >> max(sample_bits - 8, 0), 0, _WHITE).astype(np.uint8)
+    # Whole numbers stored four bytes each often hold eight bits.
+    shift = 0 if image.mode == "I" and int(numbers.max(initial=0)) <= _WHITE else max(sample_bits - 8, 0)
+    grey = np.clip(numbers >> shift, 0, _WHITE).astype(np.uint8)
     if not isinstance(clear, int):
         return Image.fromarray(grey), None
     return Image.fromarray(grey), Image.fromarray(np.where(numbers == clear, 0, _WHITE).astype(np.uint8))

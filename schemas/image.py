@@ -28,7 +28,7 @@ from schemas.colour import over_white, split_alpha, to_srgb
 from schemas.errors import ImageError
 from schemas.hashes import coarse_hash, phash
 from schemas.header import UPRIGHT, Header, usable_profile
-from schemas.jpeg import has_end, num_scans, progressive_share
+from schemas.jpeg import changed_share, has_end, last_scan_at, num_scans, progressive_share
 from schemas.png import padded, read_share
 from schemas.resize import SHRINK_MARGIN, resized, shrunk, stored_size
 from schemas.settings import Section, result
@@ -276,19 +276,22 @@ def _decode_damaged_jpeg(
 
 
 def _share_of_jpeg(header: Header, image: Image.Image) -> float:
-    """Return how much of a damaged JPEG arrived: lines of a sequential one, coefficients of a progressive one.
-
-    libjpeg leaves blocks it never saw mid-grey, so trailing lines of exactly that are unread.
-    """
-    if header.progressive:
-        try:
-            _turbo(replace(header, payload=header.payload + _JPEG_END), 1, strict=True)
-        except ValueError:
-            return progressive_share(header.payload, last_scan_complete=False)
-        return progressive_share(header.payload, last_scan_complete=True)
-    lines: NDArray[np.int16] = np.asarray(image).reshape(image.height, -1).astype(np.int16)
-    read = np.flatnonzero((np.abs(lines - _UNREAD_LEVEL) > 1).any(axis=1))
-    return (int(read[-1]) + 1) / image.height if read.size else 0.0
+    """Return how much of a damaged JPEG arrived: lines of a sequential one, coefficients of a progressive one."""
+    if not header.progressive:
+        # libjpeg leaves blocks it never saw mid-grey.
+        return changed_share(np.asarray(image), _UNREAD_LEVEL)
+    if num_scans(header.payload) < 2:
+        return 0.0
+    # The last scan reached as far down as it makes a difference.
+    before = replace(header, payload=header.payload[: last_scan_at(header.payload)] + _JPEG_END)
+    after = replace(header, payload=header.payload + _JPEG_END)
+    try:
+        _turbo(after, 1, strict=True)
+        share = 1.0
+    except ValueError:
+        without = np.asarray(_turbo(before, _JPEG_EIGHTHS, strict=False))
+        share = changed_share(np.asarray(_turbo(after, _JPEG_EIGHTHS, strict=False)), without)
+    return progressive_share(header.payload, last_scan_share=share)
 
 
 def _turbo(header: Header, eighths: int, *, strict: bool) -> Image.Image:
@@ -317,11 +320,11 @@ def _eighths_of(header: Header, eighths: int) -> tuple[int, int]:
 
 
 def _decode_avif(header: Header, settings: ImageSettings) -> _Frame:
+    if not header.complete:
+        raise ImageError("truncated", "the AVIF ends before its last box")
     image = _open(header, AvifImageFile)
     num_frames = int(getattr(image, "n_frames", 1))
     _hold_against_caps(replace(header, width_px=image.width, height_px=image.height, num_frames=num_frames), settings)
-    if not header.complete:
-        raise ImageError("truncated", "the AVIF ends before its last box")
     icc = usable_profile(image.info.get("icc_profile"))
     orientation = int(image.getexif().get(_ORIENTATION_TAG, UPRIGHT))
     return _whole(_load(image), orientation, icc)

@@ -3,6 +3,9 @@
 import re
 import struct
 
+import numpy as np
+from numpy.typing import NDArray
+
 from schemas.errors import ImageError
 from schemas.header import Header, unpack, usable_profile
 from schemas.tiff import orientation_of, read_directory
@@ -94,24 +97,33 @@ def num_scans(payload: bytes) -> int:
     return payload.count(b"\xff\xda")
 
 
-def progressive_share(payload: bytes, *, last_scan_complete: bool) -> float:
-    """Return the share of all coefficients whose last bit arrived, 0 to 1.
+def last_scan_at(payload: bytes) -> int:
+    """Return where the last scan starts."""
+    return payload.rfind(b"\xff\xda")
 
-    Components weigh by their samples. A scan counts once it is complete.
-    """
+
+def progressive_share(payload: bytes, *, last_scan_share: float) -> float:
+    """Return the share of all coefficients whose last bit arrived, 0 to 1; components weigh by their samples."""
     weights = _component_weights(payload)
-    missing = {component: [True] * 64 for component in weights}
-    markers = list(_MARKER.finditer(payload))
-    scans = [match.start() for match in markers if payload[match.start() + 1] == _SOS]
-    for scan in scans if last_scan_complete else scans[:-1]:
+    arrived = {component: [0.0] * 64 for component in weights}
+    scans = [match.start() for match in _MARKER.finditer(payload) if payload[match.start() + 1] == _SOS]
+    for scan in scans:
         (count,) = unpack(">B", payload, scan + 4)
         first, last, bits = unpack(">BBB", payload, scan + 5 + 2 * count)
+        share = last_scan_share if scan == scans[-1] else 1.0
         for index in range(count):
             (component,) = unpack(">B", payload, scan + 5 + 2 * index)
-            if component in missing and bits & 15 == 0 and first <= last < 64:
-                missing[component][first : last + 1] = [False] * (last + 1 - first)
+            if component in arrived and bits & 15 == 0 and first <= last < 64:
+                arrived[component][first : last + 1] = [share] * (last + 1 - first)
     total = 64 * sum(weights.values())
-    return 1 - sum(weights[c] * sum(absent) for c, absent in missing.items()) / total if total else 0.0
+    return sum(weights[component] * sum(shares) for component, shares in arrived.items()) / total if total else 0.0
+
+
+def changed_share(pixels: NDArray[np.uint8], unread: NDArray[np.uint8] | int) -> float:
+    """Return the share of lines down to the last that differs from what stands where nothing was read."""
+    differs = np.abs(np.subtract(pixels, unread, dtype=np.int16)) > 1
+    lines = np.flatnonzero(differs.reshape(len(pixels), -1).any(axis=1))
+    return (int(lines[-1]) + 1) / len(pixels) if lines.size else 0.0
 
 
 def _read_segments(data: bytes) -> tuple[_Segments, int]:

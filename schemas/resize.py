@@ -5,8 +5,8 @@ Both are Pillow's, which computes in fixed point.
 
 from PIL import Image
 
-# Codecs and block averages shrink to no less than this many times the stored size. At 2 the result stays within 44 dB of
-# a Lanczos from full size on real photos, at 1 it falls to 31 dB (benchmarks/decode.py).
+# Codecs and block averages shrink to no less than this many times the stored size. At 2 the PSNR against a Lanczos from
+# full size is 44 dB at worst over real photos, at 1 it is 31 dB (benchmarks/decode.py).
 SHRINK_MARGIN = 2
 
 

@@ -13,13 +13,15 @@ from schemas.header import UPRIGHT, Header, unpack, usable_profile
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = 273, 274, 277, 278, 279
-TILE_OFFSETS, TILE_BYTES, ICC_PROFILE = 324, 325, 34675
-_SINGLE = (WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, SAMPLES, ROWS_PER_STRIP, 266, 284, 317, 322, 323)
-# 266 FillOrder, 284 PlanarConfiguration, 317 Predictor, 322 and 323 tile size; 320 ColorMap, 338 ExtraSamples,
+PLANAR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, ICC_PROFILE = 284, 322, 323, 324, 325, 34675
+_SINGLE = (WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, SAMPLES, ROWS_PER_STRIP, PLANAR, TILE_WIDTH, TILE_HEIGHT, 266, 317)
+# 266 FillOrder, 317 Predictor, 320 ColorMap, 338 ExtraSamples,
 # 339 SampleFormat, 347 JPEGTables, 529 to 532 YCbCr and reference levels, 292 and 293 fax options.
 _LISTED = (BITS, STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES, 320, 338, 339, 347, 529, 530, 531, 532, 292, 293)
 _KEPT = frozenset(_SINGLE + _LISTED)
-_UNCOMPRESSED = 1
+_UNCOMPRESSED, _YCBCR, _SEPARATE_PLANES = 1, 6, 2
+# What Pillow's libtiff is built with; another would end in its error messages.
+_READABLE_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32946, 34925, 50000})
 _MAX_ENTRIES = 4096
 # Offsets of strips are the longest list of numbers; a picture has no more strips than lines.
 _MAX_NUMBERS = 1 << 20
@@ -38,11 +40,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """The first directory of a TIFF; `order` as `struct` writes it, `big` for 64-bit offsets."""
+    """The first directory of a TIFF; `order` as `struct` writes it, `big` for 64-bit offsets.
+
+    `missing` are the tags whose values lie beyond the end of the bytes.
+    """
 
     order: str
     big: bool
     entries: Mapping[int, Entry]
+    missing: frozenset[int]
 
     def numbers(self, tag: int) -> tuple[int, ...]:
         """Return the whole numbers of a tag, none where it is missing or of another type."""
@@ -57,7 +63,7 @@ class Directory:
 
 
 def read_directory(data: bytes) -> Directory:
-    """Read the first directory; entries whose values lie outside the bytes are left out.
+    """Read the first directory; entries of unknown types are left out.
 
     Raises:
         ImageError: truncated or corrupt, where there is no directory to read.
@@ -72,11 +78,18 @@ def read_directory(data: bytes) -> Directory:
         raise ImageError("corrupt", f"a TIFF directory of {count} entries")
     first, size = start + (8 if big else 2), 20 if big else 12
     entries: dict[int, Entry] = {}
-    for position in range(first, min(first + count * size, len(data) - size + 1), size):
+    missing: set[int] = set()
+    for position in range(first, first + count * size, size):
+        if position + size > len(data):
+            missing.add(WIDTH)
+            break
         tag, kind = struct.unpack_from(f"{order}HH", data, position)
-        if (entry := _read_entry(data, position, kind, order=order, big=big)) is not None:
-            entries.setdefault(tag, entry)
-    return Directory(order, big, entries)
+        where, values, value_bytes = _place_of(data, position, kind, order=order, big=big)
+        if where + value_bytes > len(data):
+            missing.add(tag)
+        elif value_bytes:
+            entries.setdefault(tag, Entry(kind, values, data[where : where + value_bytes]))
+    return Directory(order, big, entries, frozenset(missing))
 
 
 def orientation_of(exif: bytes) -> int:
@@ -93,9 +106,14 @@ def read_tiff(data: bytes) -> Header:
     """Read a TIFF photo's first page.
 
     Raises:
-        ImageError: truncated, corrupt.
+        ImageError: truncated, corrupt, unsupported.
     """
     directory = read_directory(data)
+    if directory.missing & {WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC}:
+        raise ImageError("truncated", "the TIFF ends in its directory")
+    compression, photometric = directory.number(COMPRESSION, _UNCOMPRESSED), directory.number(PHOTOMETRIC, 0)
+    if compression not in _READABLE_COMPRESSIONS or (photometric == _YCBCR and compression == _UNCOMPRESSED):
+        raise ImageError("unsupported", f"a TIFF of compression {compression}, photometric {photometric}")
     width, height = directory.number(WIDTH, 0), directory.number(HEIGHT, 0)
     if width < 1 or height < 1:
         raise ImageError("corrupt", f"a TIFF of {width}x{height} px")
@@ -115,8 +133,8 @@ def read_tiff(data: bytes) -> Header:
     )
 
 
-def _read_entry(data: bytes, position: int, kind: int, *, order: str, big: bool) -> Entry | None:
-    """Read one entry, None where its type is unknown or its values are not in the file."""
+def _place_of(data: bytes, position: int, kind: int, *, order: str, big: bool) -> tuple[int, int, int]:
+    """Return where an entry's values start, how many they are, and their bytes, 0 where the entry is of no use."""
     letter, inline = ("Q", 8) if big else ("I", 4)
     (count,) = struct.unpack_from(f"{order}{letter}", data, position + 4)
     size = count * _TYPE_BYTES.get(kind, 0)
@@ -124,22 +142,35 @@ def _read_entry(data: bytes, position: int, kind: int, *, order: str, big: bool)
     if size > inline:
         (where,) = struct.unpack_from(f"{order}{letter}", data, where)
     too_many = kind in _NUMBERS and kind != 1 and count > _MAX_NUMBERS
-    if size == 0 or too_many or where + size > len(data):
-        return None
-    return Entry(kind, count, data[where : where + size])
+    return (where, 0, 0) if too_many else (where, count, size)
 
 
 def _is_complete(data: bytes, directory: Directory) -> bool:
+    """Tell whether all strips or tiles lie within the file, and all tags that say how to read them."""
+    if directory.missing & (_KEPT | {ICC_PROFILE}):
+        return False
+    is_raw = directory.number(COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED
     for offsets_tag, bytes_tag in ((STRIP_OFFSETS, STRIP_BYTES), (TILE_OFFSETS, TILE_BYTES)):
-        offsets, sizes = directory.numbers(offsets_tag), directory.numbers(bytes_tag)
-        if any(offset >= len(data) for offset in offsets):
-            return False
-        # The sizes of raw strips are often wrong; there the codec itself knows how much it needs.
-        if directory.number(COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED and any(
-            offset + size > len(data) for offset, size in zip(offsets, sizes, strict=False)
-        ):
+        offsets = directory.numbers(offsets_tag)
+        # The sizes of raw pieces are often wrong, and not what the codec goes by.
+        sizes = _raw_sizes(directory, len(offsets)) if is_raw else directory.numbers(bytes_tag)
+        if any(offset + max(size, 1) > len(data) for offset, size in zip(offsets, sizes, strict=False)):
             return False
     return True
+
+
+def _raw_sizes(directory: Directory, count: int) -> list[int]:
+    """Return the bytes of each uncompressed strip or tile."""
+    bits = directory.numbers(BITS) or (1,)
+    samples = 1 if directory.number(PLANAR, 1) == _SEPARATE_PLANES else directory.number(SAMPLES, 1)
+    depth = sum(bits) if len(bits) == samples else bits[0] * samples
+    if TILE_OFFSETS in directory.entries:
+        return [directory.number(TILE_HEIGHT, 1) * ((directory.number(TILE_WIDTH, 1) * depth + 7) // 8)] * count
+    height = directory.number(HEIGHT, 1)
+    rows = min(max(directory.number(ROWS_PER_STRIP, height), 1), height)
+    strips = -(-height // rows)
+    line_bytes = (directory.number(WIDTH, 1) * depth + 7) // 8
+    return [line_bytes * min(rows, height - rows * (index % strips)) for index in range(count)]
 
 
 def _with_clean_directory(data: bytes, directory: Directory) -> bytes:
