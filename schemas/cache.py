@@ -13,9 +13,9 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -95,13 +95,15 @@ class FileCache:
             with fs.open_input_stream(info.path) as source, beside.open("r+b") as target:
                 shutil.copyfileobj(source, target, _COPY_BLOCK_BYTES)
                 copied = target.tell()
+                os.fsync(target.fileno())
             if copied != info.size or beside.stat().st_size != info.size:
                 raise OSError(errno.EIO, f"got {copied} of {info.size} bytes", info.path)
             with _locked(self.folder / "cache.lock"):
                 beside.replace(final)
                 _uses(self.folder).add(name)
         except BaseException:
-            beside.unlink(missing_ok=True)
+            with _locked(self.folder / "cache.lock"):
+                beside.unlink(missing_ok=True)
             raise
 
     def _make_room(self, info: pafs.FileInfo) -> None:
@@ -111,6 +113,7 @@ class FileCache:
                 f"{info.path} has {info.size:,} bytes and the cache {self.folder} may hold {self.cap_bytes:,}; "
                 f"set {CAP_VARIABLE} higher"
             )
+        _uses(self.folder).settle()
         in_use = self._names_in_use()
         entries = [(entry, entry.stat()) for entry in os.scandir(self.folder / "files")]
         held_bytes = sum(stat.st_size for _, stat in entries)
@@ -131,18 +134,18 @@ class FileCache:
     def _is_downloading(self, name: str) -> bool:
         if not name.endswith(_TEMPORARY_SUFFIX):
             return False
-        with (self.folder / "locks" / name[:2]).open("ab") as file:
-            return not _try_lock(file.fileno())
+        with _try_locked(self.folder / "locks" / name[:2]) as is_held:
+            return not is_held
 
     def _names_in_use(self) -> set[str]:
         """Gather what live processes use, and forget dead ones."""
         names: set[str] = set()
         for path in (self.folder / "users").iterdir():
-            with path.open("rb") as file:
-                if _try_lock(file.fileno()):
+            with _try_locked(path) as is_held:
+                if is_held:
                     path.unlink()
                 else:
-                    names.update(file.read().decode().split("\n"))
+                    names.update(path.read_text().split("\n"))
         return names
 
 
@@ -150,8 +153,11 @@ def release(path: Path) -> None:
     """Let the cache remove a file that this process got from it; nothing happens for any other file."""
     folder = path.parent.parent
     if (uses := _USES.get((os.getpid(), folder))) is not None and path.parent.name == "files":
-        with _locked(folder / "cache.lock"):
-            uses.drop(path.name)
+        uses.drop(path.name)
+        # Never waits: the garbage collector may call this while this very thread holds the lock.
+        with _try_locked(folder / "cache.lock") as is_held:
+            if is_held:
+                uses.settle()
 
 
 class _Uses:
@@ -159,6 +165,8 @@ class _Uses:
 
     def __init__(self, folder: Path) -> None:
         self._counts: Counter[str] = Counter()
+        self._dropped: deque[str] = deque()
+        self._written: set[str] = set()
         self._path = folder / "users" / f"{os.getpid()}.{secrets.token_hex(4)}"
         # Never closed: the lock lasts as long as the process, and as its forks, which may open its files again.
         self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -166,17 +174,21 @@ class _Uses:
 
     def add(self, name: str) -> None:
         self._counts[name] += 1
-        if self._counts[name] == 1:
-            self._write()
+        self.settle()
 
     def drop(self, name: str) -> None:
-        if self._counts[name] > 1:
-            self._counts[name] -= 1
-        elif self._counts.pop(name, 0):
-            self._write()
+        """Note that one use of a name has ended; `settle` writes it down."""
+        self._dropped.append(name)
 
-    def _write(self) -> None:
-        text = "\n".join(self._counts).encode()
+    def settle(self) -> None:
+        """Write down what is in use now; called under the cache's lock."""
+        while self._dropped:
+            self._counts[self._dropped.popleft()] -= 1
+        self._counts = +self._counts
+        if self._counts.keys() == self._written:
+            return
+        self._written = set(self._counts)
+        text = "\n".join(sorted(self._written)).encode()
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, text, 0)
 
@@ -219,9 +231,17 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _try_lock(handle: int) -> bool:
-    with suppress(BlockingIOError):
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+@contextmanager
+def _try_locked(path: Path) -> Iterator[bool]:
+    """Hold an exclusive lock where nobody else holds it, and tell whether that is so."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
         fcntl.flock(handle, fcntl.LOCK_UN)
-        return True
-    return False
+    finally:
+        os.close(handle)

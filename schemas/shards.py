@@ -52,9 +52,10 @@ class ShardWriter:
         self._pending_bytes = 0
         self._map_bytes = settings.initial_map_bytes
         self._compact_path = path.with_name(f"{path.name.removesuffix(TEMPORARY_SUFFIX)}.compact{TEMPORARY_SUFFIX}")
-        self._remove_files()
-        self._require_free(self._settings.batch_bytes)
+        self._sealed = False
         with _disk_errors(path):
+            self._remove_files()
+            self._require_free(settings.batch_bytes)
             # One process and one lock of ours: LMDB's own lock file would only be left behind. Nothing is synced
             # before the seal, since a shard that was not sealed is thrown away.
             self._env: lmdb.Environment | None = lmdb.open(
@@ -110,19 +111,20 @@ class ShardWriter:
         """Make the file whole, minimal and lasting, ready to be renamed; nothing can be put after.
 
         Raises:
-            DiskFullError: the disk has no room for the compacted copy; close some space and write the part again.
+            DiskFullError: the disk has no room for the compacted copy.
         """
         with self._lock:
             env = self._open_env()
             self._flush()
             self._require_free(self.path.stat().st_size)
-            with _disk_errors(self.path), self._compact_path.open("xb") as file:
+            with _disk_errors(self.path), self._compact_path.open("wb") as file:
                 env.copyfd(file.fileno(), compact=True)
                 os.fsync(file.fileno())
             env.close()
             self._env = None
             with _disk_errors(self.path):
                 self._compact_path.replace(self.path)
+                self._sealed = True
                 sync_folder(self.path.parent)
 
     def close(self) -> None:
@@ -131,7 +133,8 @@ class ShardWriter:
             if self._env is not None:
                 self._env.close()
                 self._env = None
-                self._pending.clear()
+            self._pending.clear()
+            if not self._sealed:
                 self._remove_files()
 
     def _open_env(self) -> lmdb.Environment:
@@ -292,7 +295,7 @@ class Shard:
         return self._opened
 
     def _reopen(self) -> None:
-        """Open the file anew in a fork: an environment of the parent's must not be used here, nor closed."""
+        """Open the file anew in a fork: an environment of the parent's must not be used here."""
         with _process_lock():
             if self._opened.pid != os.getpid():
                 if self._origin is not None:
