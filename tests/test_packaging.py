@@ -46,3 +46,17 @@ def test_crawling_alone_does_not_pull_torch() -> None:
 def test_all_is_every_extra_a_user_may_want() -> None:
     (named,) = re.findall(r"\[(.+)\]", EXTRAS["all"][0])
     assert set(named.split(",")) == set(EXTRAS) - {"all", "dev"}
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lint", "bench"])
+def test_each_make_target_works_alone_on_a_fresh_machine(target: str) -> None:
+    makefile = (CHECKOUT / "Makefile").read_text(encoding="ascii")
+    assert re.search(rf"^{target}: setup\b", makefile, re.MULTILINE)
+
+
+def test_ci_checks_format_lint_and_types_and_then_runs_all_tests() -> None:
+    script = (CHECKOUT / ".ci" / "run").read_text(encoding="ascii")
+    assert re.search(r"make .*lint\n.*make .*test", script, re.DOTALL)
+    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (CHECKOUT / "Makefile").read_text(encoding="ascii"), re.MULTILINE)
+    assert lint is not None
+    assert [tool for tool in ("ruff format --check", "ruff check", "mypy") if tool not in lint[1]] == []
