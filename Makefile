@@ -36,8 +36,8 @@ lint: setup  ## check format, lint and types
 	$(BIN)/mypy
 
 bench: setup  ## measure each speed claim beside its peers
-	@set -- benchmarks/*.py; test -e "$$1" || { echo "no benchmark yet" >&2; exit 1; }; \
-	for script in "$$@"; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@for script in $$(grep -l '^if __name__ == "__main__"' benchmarks/*.py); do \
+		echo "== $$script"; $(BIN)/python "$$script"; done
 
 clean:  ## remove what setup, demo and the tools wrote
 	rm -rf .venv build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
