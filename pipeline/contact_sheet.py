@@ -33,7 +33,8 @@ _DROPPED = f"""
         SELECT * FROM shown QUALIFY row_number() OVER (PARTITION BY stock ORDER BY cluster_id) <= {NUM_CLUSTERS})
     SELECT d.key, p.part, l.title, l.price, l.currency, d.kept, d.drop_reason, d.cluster_id, d.cluster_size
     FROM duplicates d JOIN picked USING (cluster_id) JOIN photos p USING (key) JOIN listings l USING (site, listing_id)
-    QUALIFY row_number() OVER (PARTITION BY d.cluster_id ORDER BY d.key) <= {NUM_OF_CLUSTER} ORDER BY cluster_id, d.key"""
+    QUALIFY row_number() OVER (PARTITION BY d.cluster_id ORDER BY d.key) <= {NUM_OF_CLUSTER}
+    ORDER BY cluster_id, d.key"""
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -68,7 +69,9 @@ def contact_sheet(root: Root) -> str:
     stock = [row for row in dropped if row["drop_reason"] == "stock_photo"]
     exact = [row for row in dropped if row["drop_reason"] != "stock_photo"]
     return _PAGE.format(
-        summary=html.escape(f"{stored:,} photos stored in {root.text}; {gone:,} dropped as duplicates or stock photos."),
+        summary=html.escape(
+            f"{stored:,} photos stored in {root.text}; {gone:,} dropped as duplicates or stock photos."
+        ),
         kept="".join(_figure(row, pictures) for row in kept),
         exact=_clusters(exact, pictures),
         stock=_clusters(stock, pictures),

@@ -19,9 +19,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.crawl_part import STAGE, CrawlRun, CrawlSpec, Refresh, crawl_part, pinned_settings
+from pipeline.crawl_part import STAGE, CrawlSpec, Refresh, crawl_part
+from pipeline.crawl_settings import CrawlRun, pinned_settings
 from pipeline.lease import hold_lease, remove_leftovers
-from pipeline.parts import Block, count, listed_blocks, merge, parse_range, range_blocks, read_ids, subtract
+from pipeline.parts import Block, Interval, count, listed_blocks, merge, parse_range, range_blocks, read_ids, subtract
 from pipeline.runner import PartTask, connected, run_parts
 from pipeline.sites import SiteFile, load_site
 from schemas.command import EXIT_DONE, EXIT_FAILED, Progress, run_script, script_parser
@@ -67,6 +68,7 @@ def crawl(arguments: argparse.Namespace) -> Mapping[str, Any]:
                 ticket=lease.ticket,
                 num_in_flight=num_in_flight,
                 settings=settings.ray,
+                pace=settings.fetch.pace,
                 on_done=watch.part_done,
                 on_tick=watch.tick,
                 check=lease.check,
@@ -103,8 +105,8 @@ class _Plan:
     def __init__(self, site: SiteFile, settings: CrawlRun, arguments: argparse.Namespace) -> None:
         self._site, self._settings = site, settings
         self._pinned = pinned_settings(site, settings)
-        self._range = parse_range(arguments.ids) if arguments.ids else site.id_range()
-        self._listed = None if self._range is not None else read_ids(site.ids_file())
+        self._range = parse_range(arguments.ids) if arguments.ids else _site_range(site)
+        self._listed = None if site.ids.file is None or self._range is not None else read_ids(Path(site.ids.file))
         self._overwrite: bool = arguments.overwrite
         self._refresh: Refresh = "recrawl" if arguments.recrawl else "transient" if arguments.retry else "missing"
         self.num_ids = count([self._range]) if self._range is not None else len(set(self._listed or ()))
@@ -187,6 +189,10 @@ class _Watch:
     def close(self) -> None:
         """End the bar."""
         self._progress.close()
+
+
+def _site_range(site: SiteFile) -> Interval | None:
+    return None if site.ids.first is None or site.ids.last is None else (site.ids.first, site.ids.last)
 
 
 def _site_receipts(root: Root, site: str) -> Iterator[Receipt]:

@@ -7,63 +7,37 @@ Each id gives one attempts row; each photo of a found listing one photos row; ea
 import asyncio
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, TypeVarTuple
 
 import uvloop
 
-from pipeline.fetch import Answer, Fetcher, FetchSettings
-from pipeline.pace import HostLimits, PaceClient, PaceSettings
+from pipeline.crawl_settings import CrawlRun, pinned_settings
+from pipeline.fetch import Answer, Fetcher
+from pipeline.pace import HostLimits, PaceClient
 from pipeline.parts import Block, Interval, count, merge
 from pipeline.previous import PreviousPart
-from pipeline.runner import PartContext, RaySettings
+from pipeline.runner import PartContext
 from pipeline.sites import PageReading, SiteFile, read_page, user_agent
 from schemas.errors import FetchError, ImageError, PartError, PolicyError, ReconcileError, RowError, is_transient
-from schemas.image import ImageSettings, store
+from schemas.image import store
 from schemas.receipts import PartWriter
-from schemas.settings import Section, operational, result, result_settings
-from schemas.shards import ShardSettings, ShardWriter
+from schemas.shards import ShardWriter
 from schemas.storage import Root
 from schemas.tables import ATTEMPTS, LISTINGS, PHOTOS, photo_key, table_of
 
+Arguments = TypeVarTuple("Arguments")
+Returned = TypeVar("Returned")
 Refresh = Literal["missing", "transient", "recrawl", "overwrite"]
 STAGE = "crawl"
 _REPORT_EVERY_S = 1.0
 _CENT = Decimal("0.01")
 
 log = logging.getLogger("forecourt.crawl")
-
-
-class CrawlSettings(Section):
-    """What is crawled in one go, and how much at once."""
-
-    ids_per_part: int = result(1000, "ids in a part: the unit of work, retry and resume", ge=1)
-    max_photos: int = result(200, "photos taken of one listing; a page is not trusted to be short", ge=1, le=1000)
-    seed: str = operational("forecourt", "key of the order in which parts and ids are asked")
-    listings_in_flight: int = operational(16, "listings of a part worked on at once", ge=1)
-    photos_in_flight: int = operational(32, "photos of a part in memory at once", ge=1)
-    decode_threads: int = operational(2, "threads that decode; the codecs release the GIL", ge=1)
-    part_deadline_s: float = operational(86_400.0, "a part that takes longer is ended and begun again", gt=0)
-    min_free_bytes: int = operational(256 << 20, "free disk space without which no crawl starts", ge=0)
-    alarm_share: float = operational(0.5, "share of failed ids that stops the run", gt=0, le=1)
-    alarm_after: int = operational(500, "ids after which that share counts", ge=1)
-
-
-class CrawlRun(Section):
-    """All settings of a crawl, one section a module."""
-
-    crawl: CrawlSettings = CrawlSettings()
-    image: ImageSettings = ImageSettings()
-    fetch: FetchSettings = FetchSettings()
-    pace: PaceSettings = PaceSettings()
-    shards: ShardSettings = ShardSettings()
-    rates: dict[str, Decimal] = result({}, "US dollars for one unit of a currency, such as {EUR: 1.16}")
-    ray: RaySettings = RaySettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +67,6 @@ class _Photo:
     columns: dict[str, Any]
 
 
-def pinned_settings(site: SiteFile, settings: CrawlRun) -> dict[str, Any]:
-    """Return what decides the result: a part made with something else is not reused."""
-    page = site.model_dump(mode="json", include={"base_url", "listing_url", "gone", "extract"})
-    pinned: dict[str, Any] = json.loads(json.dumps({**result_settings(settings), "site": page}, default=str))
-    return pinned
-
-
 def crawl_part(context: PartContext, spec: CrawlSpec) -> dict[str, int]:
     """Crawl the ids of one part and commit it.
 
@@ -123,7 +90,6 @@ def crawl_part(context: PartContext, spec: CrawlSpec) -> dict[str, int]:
         receipt = writer.commit(
             counts=counts,
             settings=pinned_settings(spec.site, spec.settings),
-            code_version=code_version(),
             scope=_scope(spec, writer),
         )
     except BaseException:
@@ -156,13 +122,17 @@ class _PartJob:
         task = asyncio.current_task()
         loop = asyncio.get_running_loop()
         if task is not None:
-            self._context.watchdog.on_stall = lambda text: loop.call_soon_threadsafe(task.cancel) and None
+            self._context.watchdog.on_stall = lambda text: loop.call_soon_threadsafe(task.cancel)
         limits = HostLimits(
             requests_per_second=self._site.politeness.requests_per_second,
             concurrency=self._site.politeness.concurrency,
             essential=True,
         )
-        pace = PaceClient(self._context.exchange, worker_id=f"{self._context.ticket.token}/{self._context.part}")
+        pace = PaceClient(
+            self._context.exchange,
+            worker_id=f"{self._context.ticket.token}/{self._context.part}",
+            settings=self._settings.fetch.pace,
+        )
         deadline_s = self._settings.crawl.part_deadline_s
         async with Fetcher(
             self._settings.fetch,
@@ -238,10 +208,10 @@ class _PartJob:
 
     async def _ask(self, listing_id: str, old: dict[str, Any] | None) -> _ListingRows:
         """Ask for a listing's page; a listing once found stays, should the page be gone or fail at a later crawl."""
-        url = self._site.page_url(listing_id)
+        url = self._site.url_of(listing_id)
         conditions = {name: old[name] for name in ("etag", "last_modified")} if old else {}
         with self._context.watchdog.doing(f"page {url}"):
-            attempt, reading, answer = await self._read(listing_id, url, conditions)
+            attempt, reading = await self._read(listing_id, url, conditions)
         was_found = old is not None and old["outcome"] == "found"
         if was_found and (reading is None or reading.outcome != "found"):
             photos = await self._photos(listing_id, [row["url"] for row in self._previous.photos.get(listing_id, [])])
@@ -263,14 +233,14 @@ class _PartJob:
 
     async def _read(
         self, listing_id: str, url: str, conditions: Mapping[str, str | None]
-    ) -> tuple[dict[str, Any], PageReading | None, Answer | None]:
+    ) -> tuple[dict[str, Any], PageReading | None]:
         """Fetch and read a page: its attempts row, and what it says where it says anything."""
         row: dict[str, Any] = {"site": self._site.name, "listing_id": listing_id, "error": None}
         try:
             answer = await self._fetcher.get(url, kind="page", **conditions)
         except (FetchError, PolicyError) as error:
             row["outcome"] = "disallowed" if isinstance(error, PolicyError) else "failed"
-            return {**row, **_failure(error)}, None, None
+            return {**row, **_failure(error)}, None
         row |= {
             "status": answer.status,
             "num_tries": answer.num_tries,
@@ -281,9 +251,9 @@ class _PartJob:
             "fetched_at": datetime.now(UTC),
         }
         if answer.not_modified:
-            return {**row, "outcome": "found"}, None, answer
+            return {**row, "outcome": "found"}, None
         reading = await self._in_thread(self._read_page, answer)
-        return {**row, "outcome": reading.outcome, "error": reading.error}, reading, answer
+        return {**row, "outcome": reading.outcome, "error": reading.error}, reading
 
     def _read_page(self, answer: Answer) -> PageReading:
         return read_page(
@@ -297,9 +267,7 @@ class _PartJob:
     async def _photos(self, listing_id: str, urls: list[str]) -> list[dict[str, Any]]:
         old = {row["url"]: row for row in self._previous.photos.get(listing_id, [])}
         return list(
-            await asyncio.gather(
-                *(self._photo(listing_id, index, url, old.get(url)) for index, url in enumerate(urls))
-            )
+            await asyncio.gather(*(self._photo(listing_id, index, url, old.get(url)) for index, url in enumerate(urls)))
         )
 
     async def _photo(self, listing_id: str, index: int, url: str, old: dict[str, Any] | None) -> dict[str, Any]:
@@ -359,16 +327,8 @@ class _PartJob:
         rate = Decimal(1) if currency == "USD" else self._settings.rates.get(currency)
         return None if rate is None else (price * rate).quantize(_CENT)
 
-    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
+    async def _in_thread(self, function: Callable[[*Arguments], Returned], *arguments: *Arguments) -> Returned:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
-
-
-def code_version() -> str:
-    """Return the version of the installed distribution, or say that it runs from its sources."""
-    try:
-        return version("forecourt")
-    except PackageNotFoundError:
-        return "sources"
 
 
 def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -163,7 +163,9 @@ class Fence:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """End watching."""
         self._stop.set()
 
@@ -175,7 +177,9 @@ class Fence:
         """
         mark = _read_mark(self._root, self._ticket.stage)
         if mark is None or mark.token != self._ticket.token or not mark.held:
-            raise LeaseError(f"the run {self._ticket.token} no longer owns {self._ticket.root}; its work is not committed")
+            raise LeaseError(
+                f"the run {self._ticket.token} no longer owns {self._ticket.root}; its work is not committed"
+            )
 
     def _watch(self) -> None:
         last_beat, last_change_s = -1, time.monotonic()
@@ -211,7 +215,9 @@ def _read_mark(root: Root, stage: str) -> _Mark | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise LeaseError(f"{root.path(_lease_name(stage))} is no lease file: {error}; remove it if no run is alive") from error
+        raise LeaseError(
+            f"{root.path(_lease_name(stage))} is no lease file: {error}; remove it if no run is alive"
+        ) from error
 
 
 @contextmanager

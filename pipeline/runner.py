@@ -239,9 +239,7 @@ class _Loop:
             ray.cancel(reference, force=True)
 
 
-def _run_part(
-    work: Work, task: PartTask, ticket: LeaseTicket, stall_s: float, pace: PaceSettings
-) -> dict[str, int]:
+def _run_part(work: Work, task: PartTask, ticket: LeaseTicket, stall_s: float, pace: PaceSettings) -> dict[str, int]:
     """Do one part in a worker process, fenced and watched."""
     board = _BoardDoor(pace)
 

@@ -30,7 +30,7 @@ class Watchdog:
     ) -> None:
         self._part, self._stall_s, self._grace_s = part, stall_s, grace_s
         self._last_words = last_words
-        self.on_stall: Callable[[str], None] | None = None
+        self.on_stall: Callable[[str], object] | None = None
         self._doing: dict[int, tuple[str, float]] = {}
         self._last_progress_s = time.monotonic()
         self._next_id = 0
@@ -45,7 +45,9 @@ class Watchdog:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """End watching."""
         self._stop.set()
 

@@ -10,12 +10,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from schemas.errors import IntegrityError
 from schemas.settings import Section
@@ -49,8 +50,8 @@ class Receipt(Section):
     files: dict[str, FileEntry]
     counts: dict[str, int]
     settings: dict[str, Any]
-    inputs: dict[str, str] = {}
-    scope: dict[str, Any] = {}
+    inputs: dict[str, str] = Field(default_factory=dict)
+    scope: dict[str, Any] = Field(default_factory=dict)
     code_version: str
     seconds: float
     created_at: datetime
@@ -113,13 +114,21 @@ def committed_files(root: Root, folder: str, *, stages: tuple[str, ...] = INGEST
 
 
 def inputs_fingerprint(root: Root, stages: tuple[str, ...] = INGEST_STAGES) -> str:
-    """Fingerprint everything the given stages committed: changes when any file does, not when a receipt is rewritten."""
+    """Fingerprint all that the given stages committed: changes when a file does, not when a receipt is rewritten."""
     digest = hashlib.sha256()
     for stage in stages:
         for receipt in read_receipts(root, stage):
             for name, entry in sorted(receipt.files.items()):
                 digest.update(f"{stage} {receipt.part} {name} {entry.sha256}\n".encode())
     return digest.hexdigest()
+
+
+def installed_version() -> str:
+    """Return the version of the installed distribution, or say that it runs from its sources."""
+    try:
+        return version("forecourt")
+    except PackageNotFoundError:
+        return "sources"
 
 
 def file_sha256(path: Path) -> str:
@@ -167,7 +176,7 @@ class PartWriter:
         *,
         counts: Mapping[str, int],
         settings: Mapping[str, Any],
-        code_version: str,
+        code_version: str | None = None,
         inputs: Mapping[str, str] | None = None,
         scope: Mapping[str, Any] | None = None,
     ) -> Receipt:
@@ -193,7 +202,7 @@ class PartWriter:
             settings=dict(settings),
             inputs=dict(inputs or {}),
             scope=dict(scope or {}),
-            code_version=code_version,
+            code_version=code_version or installed_version(),
             seconds=round(time.monotonic() - self._started_s, 3),
             created_at=datetime.now(UTC),
         )

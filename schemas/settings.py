@@ -15,7 +15,7 @@ from schemas.errors import SettingsError
 
 # One configuration file serves all scripts; each validates the sections it uses and passes by the rest of these.
 KNOWN_SECTIONS = frozenset(
-    "ray image shards fetch pace policy crawl rates dedup catalog importers embed copies score publish report label".split()
+    "ray image shards fetch crawl rates dedup catalog importers embed copies score publish report label".split()
     + "model data train losses evaluate calibrate predict serve explore".split()
 )
 
@@ -96,7 +96,9 @@ def _read_config(path: Path | str) -> dict[str, Any]:
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise SettingsError(f"the settings file {path} must hold sections (name: values), found {type(loaded).__name__}")
+        raise SettingsError(
+            f"the settings file {path} must hold sections (name: values), found {type(loaded).__name__}"
+        )
     return {str(name): value for name, value in loaded.items()}
 
 

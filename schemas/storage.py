@@ -7,6 +7,8 @@ and renamed, on an object store it is one upload.
 import errno
 import json
 import os
+import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from schemas.cache import FileCache
-from schemas.errors import DiskFullError, RootError, RootVersionError
+from schemas.errors import DiskFullError, IntegrityError, RootError, RootVersionError
 from schemas.tables import FORMAT_VERSION
 
 MARK = "root.json"
@@ -31,16 +33,19 @@ class Root:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.is_local = "://" not in text
         self._cache: FileCache | None = None
         try:
-            if self.is_local:
-                self._fs: pafs.FileSystem = pafs.LocalFileSystem()
-                self._base = str(Path(text).expanduser().absolute())
-            else:
+            if "://" in text:
                 self._fs, self._base = pafs.FileSystem.from_uri(text)
+            else:
+                self._fs, self._base = pafs.LocalFileSystem(), str(Path(text).expanduser().absolute())
         except (pa.ArrowInvalid, OSError, ValueError) as error:
-            raise RootError(f"root {text!r} is neither a folder nor a readable object-store URL: {error}") from error
+            raise RootError(f"root {self} is neither a folder nor a readable object-store URL: {error}") from error
+        self.is_local = isinstance(self._fs, pafs.LocalFileSystem)
+
+    def __str__(self) -> str:
+        """Show the root as it was named, without the keys that a URL may carry."""
+        return repr(re.sub(r"//[^/?]*@", "//", self.text))
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         """Pickle by the text: file systems do not travel."""
@@ -55,11 +60,11 @@ class Root:
             RootVersionError: it was written in another version of the format.
         """
         root = cls(text)
-        with _reported(f"root {text!r}"):
+        with reported(f"root {root}"):
             if root.exists(MARK):
                 root._check_version()
             elif not create:
-                raise RootError(f"no data set at {text!r} (no {MARK} there); start one with pipeline/crawl.py")
+                raise RootError(f"no data set at {root} (no {MARK} there); start one with pipeline/crawl.py")
             else:
                 root._refuse_foreign()
                 root.write_bytes(MARK, json.dumps({"format_version": FORMAT_VERSION}).encode())
@@ -71,12 +76,12 @@ class Root:
 
     def exists(self, name: str) -> bool:
         """Tell whether a file or folder of that name is there."""
-        with _reported(name):
+        with reported(self.path(name)):
             return bool(self._fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
 
     def size_bytes(self, name: str) -> int:
         """Return the size of a file."""
-        with _reported(name):
+        with reported(self.path(name)):
             info = self._fs.get_file_info(self.path(name))
             if info.type != pafs.FileType.File:
                 raise FileNotFoundError(errno.ENOENT, "no such file", name)
@@ -84,13 +89,12 @@ class Root:
 
     def list(self, folder: str, *, suffix: str = "") -> list[str]:
         """List the files right in `folder`, as names under the root, sorted; empty where it is not there."""
-        with _reported(folder):
+        with reported(self.path(folder)):
             if self.is_local:
                 return _list_local(Path(self.path(folder)), folder, suffix)
-            selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
-            infos = self._fs.get_file_info(selector)
-            names = [f"{folder}/{i.base_name}" for i in infos if i.type == pafs.FileType.File]
-            return sorted(name for name in names if name.endswith(suffix))
+            infos = self._fs.get_file_info(pafs.FileSelector(self.path(folder), allow_not_found=True))
+            found = [i.base_name for i in infos if i.type == pafs.FileType.File and i.base_name.endswith(suffix)]
+            return sorted(str(PurePosixPath(folder) / name) for name in found)
 
     def read_bytes(self, name: str) -> bytes:
         """Read a whole file.
@@ -98,7 +102,7 @@ class Root:
         Raises:
             FileNotFoundError: it is not there.
         """
-        with _reported(name):
+        with reported(self.path(name)):
             if self.is_local:
                 return Path(self.path(name)).read_bytes()
             with self._fs.open_input_stream(self.path(name)) as stream:
@@ -106,33 +110,40 @@ class Root:
 
     def write_bytes(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Write a whole file: after a crash it is the old or the new one, never half of it."""
-        with _reported(name):
+        with reported(self.path(name)):
             if not self.is_local:
                 with self._fs.open_output_stream(self.path(name)) as stream:
                     stream.write(data)
                 return
             final = Path(self.path(name))
-            final.parent.mkdir(parents=True, exist_ok=True)
-            beside = final.with_name(f"{final.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
-            with beside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                if durable:
-                    os.fsync(file.fileno())
-            beside.replace(final)
+            _make_folder(final.parent)
+            beside = final.with_name(f"{final.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+            try:
+                with beside.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    if durable:
+                        os.fsync(file.fileno())
+                beside.replace(final)
+            except OSError:
+                beside.unlink(missing_ok=True)
+                raise
             if durable:
                 sync_folder(final.parent)
 
     def staged(self, name: str, token: str) -> Path:
         """Return a local path to write what will become `name`; beside it where the root is local."""
-        folder = Path(self.path(name)).parent if self.is_local else Path(tempfile.gettempdir()) / f"forecourt-{token}"
-        with _reported(str(folder)):
-            folder.mkdir(parents=True, exist_ok=True)
+        if self.is_local:
+            folder = Path(self.path(name)).parent
+        else:
+            folder = Path(tempfile.gettempdir()) / f"forecourt-{token}" / PurePosixPath(name).parent
+        with reported(str(folder)):
+            _make_folder(folder)
         return folder / f"{PurePosixPath(name).name}.{token}{TEMPORARY_SUFFIX}"
 
     def publish(self, staged: Path, name: str) -> None:
         """Turn a synced staged file into `name`: a rename here, an upload on an object store."""
-        with _reported(name):
+        with reported(self.path(name)):
             if self.is_local:
                 final = Path(self.path(name))
                 staged.replace(final)
@@ -144,17 +155,27 @@ class Root:
 
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens where it is not there."""
-        with _reported(name):
+        with reported(self.path(name)):
             if self.is_local:
                 Path(self.path(name)).unlink(missing_ok=True)
             elif self.exists(name):
                 self._fs.delete_file(self.path(name))
 
     def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read a Parquet file of this root."""
-        with _reported(name):
+        """Read a Parquet file of this root.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            IntegrityError: it cannot be read as Parquet.
+        """
+        with reported(self.path(name)):
             wanted = None if columns is None else [*columns]
-            return pq.read_table(self.path(name), columns=wanted, filesystem=self._fs, partitioning=None)
+            try:
+                return pq.read_table(self.path(name), columns=wanted, filesystem=self._fs, partitioning=None)
+            except pa.ArrowInvalid as error:
+                raise IntegrityError(
+                    f"{self.path(name)} is no Parquet file: {error}; run pipeline/verify.py"
+                ) from error
 
     def dataset_source(self) -> tuple[pafs.FileSystem, str]:
         """Return the Arrow file system and the root's path in it, for readers that scan."""
@@ -166,8 +187,8 @@ class Root:
             return Path(self.path(name))
         if self._cache is None:
             self._cache = FileCache.default()
-        with _reported(name):
-            return self._cache.get(self._fs, self.path(name))
+        with reported(self.path(name)):
+            return self._cache.get(self._fs, self.path(name), source=self.text)
 
     def require_free_bytes(self, needed: int) -> None:
         """Check the local disk before work starts.
@@ -192,19 +213,22 @@ class Root:
             raise RootVersionError(f"{self.path(MARK)} does not say its format_version; is this a root?") from error
         if found != FORMAT_VERSION:
             raise RootVersionError(
-                f"root {self.text!r} has format {found!r} and this version of Forecourt writes format "
+                f"root {self} has format {found!r} and this version of Forecourt writes format "
                 f"{FORMAT_VERSION}; use the version that wrote it, or another --root (nothing was touched)"
             )
 
     def _refuse_foreign(self) -> None:
         """Refuse a folder full of something else: it must not become a root by a slip of the keyboard."""
-        if not self.is_local:
+        base = self._fs.get_file_info(self._base)
+        if base.type == pafs.FileType.File:
+            raise RootError(f"root {self} is a file; name a folder")
+        if base.type == pafs.FileType.NotFound:
             return
-        folder = Path(self._base)
-        if folder.exists() and not folder.is_dir():
-            raise RootError(f"root {self.text!r} is a file; name a folder")
-        if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
-            raise RootError(f"{self.text!r} holds other files and no {MARK}; name an empty or a new folder as --root")
+        for info in self._fs.get_file_info(pafs.FileSelector(self._base)):
+            # A run killed in its first moment leaves the mark half written; a disk has hidden folders of its own.
+            is_ours = info.base_name.startswith(f"{MARK}.") and info.base_name.endswith(TEMPORARY_SUFFIX)
+            if not is_ours and not info.base_name.startswith("."):
+                raise RootError(f"root {self} holds {info.base_name!r} and no {MARK}; name an empty or a new folder")
 
 
 def sync_folder(folder: Path) -> None:
@@ -225,16 +249,25 @@ def sync_file(path: Path) -> None:
         os.close(handle)
 
 
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that they last through a power cut."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def _list_local(path: Path, folder: str, suffix: str) -> list[str]:
     try:
         with os.scandir(path) as entries:
-            return sorted(f"{folder}/{e.name}" for e in entries if e.name.endswith(suffix) and e.is_file())
+            found = [entry.name for entry in entries if entry.name.endswith(suffix) and entry.is_file()]
+            return sorted(str(PurePosixPath(folder) / name) for name in found)
     except FileNotFoundError:
         return []
 
 
 @contextmanager
-def _reported(what: str) -> Iterator[None]:
+def reported(what: str) -> Iterator[None]:
     """Turn a full disk and an unreadable place into errors that say what to do; a missing file stays what it is."""
     try:
         yield

@@ -88,9 +88,8 @@ def test_a_worker_stops_soon_after_another_run_took_over(root: Root) -> None:
 
 
 def test_a_fence_refuses_a_run_that_is_over(root: Root) -> None:
-    with hold_lease(root, "crawl") as mine:
-        with Fence(mine.ticket) as fence:
-            fence.check()
+    with hold_lease(root, "crawl") as mine, Fence(mine.ticket) as fence:
+        fence.check()
     with pytest.raises(LeaseError, match="not committed"), Fence(mine.ticket):
         pass
     with pytest.raises(LeaseError), Fence(LeaseTicket(root.text, "crawl", "other")):
@@ -120,4 +119,3 @@ def test_a_lease_file_that_is_none_is_an_error_that_says_so(root: Root) -> None:
     root.write_bytes("leases/crawl.json", b"{")
     with pytest.raises(LeaseError, match="is no lease file"), hold_lease(root, "crawl"):
         pass
-

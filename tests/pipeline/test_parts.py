@@ -1,12 +1,23 @@
 """Parts: the permutation, the blocks, and the arithmetic of ids that a resumed crawl rests on."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.parts import Block, Permutation, listed_blocks, merge, parse_range, range_blocks, read_ids, subtract
+from pipeline.parts import (
+    Block,
+    Interval,
+    Permutation,
+    listed_blocks,
+    merge,
+    parse_range,
+    range_blocks,
+    read_ids,
+    subtract,
+)
 from schemas.errors import UsageError
 
 intervals = st.lists(
@@ -14,8 +25,8 @@ intervals = st.lists(
 )
 
 
-def ids_in(pieces: object) -> set[int]:
-    return {i for first, last in pieces for i in range(first, last + 1)}  # type: ignore[attr-defined]  # any intervals
+def ids_in(pieces: Iterable[Interval]) -> set[int]:
+    return {i for first, last in pieces for i in range(first, last + 1)}
 
 
 @given(st.integers(1, 3000), st.text(max_size=5))
@@ -31,7 +42,7 @@ def test_a_permutation_depends_on_its_key_and_refuses_what_is_outside() -> None:
 
 
 @given(intervals, intervals)
-def test_subtract_is_set_difference_in_merged_form(wanted: list[tuple[int, int]], covered: list[tuple[int, int]]) -> None:
+def test_subtract_is_set_difference_in_merged_form(wanted: list[Interval], covered: list[Interval]) -> None:
     left = subtract(wanted, covered)
     assert ids_in(left) == ids_in(wanted) - ids_in(covered)
     assert left == merge(left)
@@ -61,8 +72,8 @@ def test_ids_of_a_block_come_in_a_keyed_order() -> None:
 
 
 def test_listed_numbers_make_the_blocks_of_a_range() -> None:
-    blocks = {b.part: b.intervals for b in listed_blocks("s", ["7", "1003", "6", "7"], committed=(), ids_per_part=1000, key="k")}
-    assert blocks == {"s-0": ((6, 7),), "s-1000": ((1003, 1003),)}
+    blocks = listed_blocks("s", ["7", "1003", "6", "7"], committed=(), ids_per_part=1000, key="k")
+    assert {b.part: b.intervals for b in blocks} == {"s-0": ((6, 7),), "s-1000": ((1003, 1003),)}
 
 
 def test_listed_names_left_after_an_interruption_are_cut_as_before() -> None:
@@ -80,7 +91,7 @@ def test_an_odd_name_becomes_a_plain_file_name() -> None:
 
 @pytest.mark.parametrize("text", ["5", "a:b", "5:", "9:3", "-1:4"])
 def test_a_bad_range_is_refused_in_words(text: str) -> None:
-    with pytest.raises(UsageError, match="A:B|reversed"):
+    with pytest.raises(UsageError, match=r"A:B|reversed"):
         parse_range(text)
 
 

@@ -1,0 +1,45 @@
+"""The settings of a crawl, and which of them decide the result."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+from pipeline.fetch import FetchSettings
+from pipeline.runner import RaySettings
+from pipeline.sites import SiteFile
+from schemas.image import ImageSettings
+from schemas.settings import Section, operational, result, result_settings
+from schemas.shards import ShardSettings
+
+
+class CrawlSettings(Section):
+    """What is crawled in one go, and how much at once."""
+
+    ids_per_part: int = result(1000, "ids in a part: the unit of work, retry and resume", ge=1)
+    max_photos: int = result(200, "photos taken of one listing; a page is not trusted to be short", ge=1, le=1000)
+    seed: str = operational("forecourt", "key of the order in which parts and ids are asked")
+    listings_in_flight: int = operational(16, "listings of a part worked on at once", ge=1)
+    photos_in_flight: int = operational(32, "photos of a part in memory at once", ge=1)
+    decode_threads: int = operational(2, "threads that decode; the codecs release the GIL", ge=1)
+    part_deadline_s: float = operational(86_400.0, "a part that takes longer is ended and begun again", gt=0)
+    min_free_bytes: int = operational(256 << 20, "free disk space without which no crawl starts", ge=0)
+    alarm_share: float = operational(0.5, "share of failed ids that stops the run", gt=0, le=1)
+    alarm_after: int = operational(500, "ids after which that share counts", ge=1)
+
+
+class CrawlRun(Section):
+    """All settings of a crawl, one section a module."""
+
+    crawl: CrawlSettings = CrawlSettings()
+    image: ImageSettings = ImageSettings()
+    fetch: FetchSettings = FetchSettings()
+    shards: ShardSettings = ShardSettings()
+    rates: dict[str, Decimal] = result({}, "US dollars for one unit of a currency, such as {EUR: 1.16}")
+    ray: RaySettings = RaySettings()
+
+
+def pinned_settings(site: SiteFile, settings: CrawlRun) -> dict[str, Any]:
+    """Return what decides the result: a part made with something else is not reused."""
+    page = site.model_dump(mode="json", include={"base_url", "listing_url", "gone", "extract"})
+    pinned: dict[str, Any] = json.loads(json.dumps({**result_settings(settings), "site": page}, default=str))
+    return pinned
