@@ -156,7 +156,7 @@ def _nodes(document: Any) -> Iterator[tuple[Node, tuple[tuple[Node, str], ...]]]
 
 
 def _choose(candidates: Sequence[Candidate], page: Page) -> Candidate | None:
-    """Prefer what bears the page's address, then what is no item of a list, a vehicle, and says most; then the first."""
+    """Prefer what bears the page's address, then what is in no list, a vehicle, and says more; then the first."""
     if not candidates:
         return None
     own = {_bare_url(page.url), _bare_url(page.canonical_url)} - {None}

@@ -185,9 +185,11 @@ def _priced(text: str, place: Place) -> tuple[Decimal | None, str | None]:
         if _BY_THE_MONTH.match(text, position) or _PERCENT.match(text, position):
             continue
         if sign := _beside(text, start, position):
-            return _amount(number), _meaning(sign, place)
+            amount = _amount(number)
+            return amount, _meaning(sign, place) if amount is not None else None
         bare = number if bare is None else bare
-    return (_amount(bare) if bare is not None else None), read_currency(text, place) if bare is not None else None
+    amount = _amount(bare)
+    return amount, read_currency(text, place) if amount is not None else None
 
 
 def _beside(text: str, start: int, end: int) -> str | None:

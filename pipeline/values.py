@@ -31,7 +31,7 @@ FREE_TEXT = frozenset({"title", "trim", "description"})
 
 _TAG = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>|<[a-zA-Z/!][^<>]*>", re.DOTALL | re.IGNORECASE)
 _LABEL = re.compile(r"^[^\W\d][^:<>]{0,40}:\s+(?=\S)")
-_YEAR = re.compile(r"(?<![\d.,])(1[89]\d\d|20\d\d)(?![\d]|[.,]\d{3})")
+_YEAR = re.compile(r"(?<!\d)(1[89]\d\d|20\d\d)(?![\d]|[.,]\d{3})")
 _DATE_WITH_SHORT_YEAR = re.compile(r"^(?:\d{1,2}[./])?(?:0?[1-9]|1[0-2])[./](\d\d)$")
 _KM = re.compile(r"(?:(t)\s?)?(?:\bkms?\b|\bkmt\b|(?<=\d)\s?t?kms?\b|kilomet|\u043a\u043c)", re.IGNORECASE)
 _MI = re.compile(r"(?:\bmi\b|\bmiles?\b|\bsmi\b|\bmls\b|(?<=\d)\s?mi(?:les?)?\b|(?<=k)\s?mi(?:les?)?\b)", re.IGNORECASE)
