@@ -177,6 +177,7 @@ def _write(root: Root, writer: PartWriter, settings: DedupSettings, limits: Cata
         _require_hashes(catalog)
         catalog.execute(_REPEATED)
         catalog.execute(_MEMBERS)
+        _require_single(catalog)
         catalog.load("same", _same_pictures(root, catalog.query(_CONTENTS)))
         catalog.execute(_CLUSTERS)
         chosen = {"policy": settings.policy, "stock_listings": settings.stock_listings}
@@ -203,6 +204,13 @@ def _require_hashes(catalog: Catalog) -> None:
         raise IntegrityError(
             f"stored photos without hashes or source size: {keys}, ...; see pipeline/verify.py --repair"
         )
+
+
+def _require_single(catalog: Catalog) -> None:
+    """Stop where a photo has two rows: it would be its own duplicate."""
+    sql = "SELECT key FROM members GROUP BY key HAVING count(*) > 1 ORDER BY key LIMIT 3"
+    if twice := catalog.query(sql)["key"].to_pylist():
+        raise ReconcileError(f"photos have more than one row: {', '.join(twice)}, ...; see pipeline/verify.py --repair")
 
 
 def _same_pictures(root: Root, contents: pa.Table) -> pa.Table:

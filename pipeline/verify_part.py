@@ -1,0 +1,251 @@
+"""Check one committed part: its files against its receipt, its rows against each other, its photos against its rows."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from schemas.errors import ImageError, IntegrityError
+from schemas.image import decode_stored
+from schemas.receipts import COMMIT_ORDER, INGEST_STAGES, Receipt, file_sha256, receipt_name
+from schemas.shards import Shard
+from schemas.storage import Root
+from schemas.tables import FORMAT_VERSION, INDEX_DIGITS, SCHEMAS
+
+# Files that a receipt of a stage must name, by folder.
+STAGE_FOLDERS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(INGEST_STAGES, COMMIT_ORDER),
+    "dedup": ("edges/hash", "duplicates"),
+}
+_REDO = {
+    **dict.fromkeys(
+        INGEST_STAGES, "verify.py --repair puts the part aside, then the same crawl or import makes it again"
+    ),
+    "dedup": "verify.py --repair puts it aside, then pipeline/dedup.py makes it again",
+}
+_ROW_COLUMNS = ("key", "site", "listing_id", "photo_index", "outcome", "error", "part")
+_PHOTOS_AT_ONCE = 512
+_EXAMPLES = 3
+# With `quick`, the photos whose stored hash begins with one of these bytes are decoded: about one in a hundred.
+_QUICK_FIRST_BYTES = frozenset({0, 85, 170})
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong, in which file or row, how it shows, and what to do."""
+
+    what: str
+    where: str
+    why: str
+    fix: str
+
+    def as_dict(self) -> dict[str, str]:
+        """Return it as the last line has it."""
+        return asdict(self)
+
+
+def check_part(root: Root, receipt: Receipt, *, quick: bool = False) -> Iterator[Problem]:
+    """Yield what is wrong with a part; with `quick`, one photo in a hundred is decoded, all else is checked whole.
+
+    A file that is not what its receipt says is not opened: a damaged shard could end the process.
+    """
+    fix = _REDO[receipt.stage]
+    where = receipt_name(receipt.stage, receipt.part)
+    if receipt.format_version != FORMAT_VERSION:
+        yield Problem("receipt_version", where, f"format {receipt.format_version}, expected {FORMAT_VERSION}", fix)
+        return
+    folders = sorted(str(PurePosixPath(name).parent) for name in receipt.files)
+    if folders != sorted(STAGE_FOLDERS[receipt.stage]):
+        expected = ", ".join(STAGE_FOLDERS[receipt.stage])
+        yield Problem("receipt_incomplete", where, f"names files in {folders}, expected one in each of {expected}", fix)
+        return
+    damaged = [problem for name in receipt.files for problem in _check_file(root, receipt, name, fix)]
+    yield from damaged
+    if damaged:
+        return
+    found = _check_rows(root, receipt) if receipt.stage in INGEST_STAGES else _check_duplicates(root, receipt)
+    for what, place, why in found:
+        yield Problem(what, place, why, fix)
+    if receipt.stage in INGEST_STAGES:
+        for what, place, why in _check_photos(root, receipt, quick=quick):
+            yield Problem(what, place, why, fix)
+
+
+def _check_file(root: Root, receipt: Receipt, name: str, fix: str) -> Iterator[Problem]:
+    entry = receipt.files[name]
+    try:
+        size = root.size_bytes(name)
+        if size != entry.bytes:
+            yield Problem("file_size", name, f"{size:,} bytes, its receipt says {entry.bytes:,}", fix)
+            return
+        if (sha256 := file_sha256(root.local_copy(name))) != entry.sha256:
+            yield Problem("file_checksum", name, f"SHA-256 {sha256}, its receipt says {entry.sha256}", fix)
+            return
+        if name.endswith(".parquet"):
+            yield from _check_schema(root, name, fix)
+    except FileNotFoundError:
+        yield Problem("file_missing", name, "its receipt names it and it is not there", fix)
+
+
+def _check_schema(root: Root, name: str, fix: str) -> Iterator[Problem]:
+    expected = SCHEMAS[str(PurePosixPath(name).parent)]
+    try:
+        found = pq.read_schema(root.local_copy(name))
+    except (pa.ArrowException, OSError) as error:
+        yield Problem("file_unreadable", name, f"no Parquet file: {error}", fix)
+        return
+    if not found.equals(expected):
+        differing = [f"{a} where {b} is expected" for a, b in zip(found, expected, strict=False) if not a.equals(b)]
+        why = "; ".join(differing) or f"columns {found.names}, expected {expected.names}"
+        yield Problem("schema", name, why, fix)
+
+
+def _check_rows(root: Root, receipt: Receipt) -> Iterator[tuple[str, str, str]]:
+    """Compare the part's three tables with the receipt's counts and with each other."""
+    attempts = root.read_table(receipt.file("attempts"), ["listing_id", "outcome", "site"])
+    listings = root.read_table(receipt.file("listings"), ["listing_id", "num_photos", "site"])
+    photos = root.read_table(receipt.file("photos"), list(_ROW_COLUMNS))
+    yield from _check_counts(receipt, _ingest_counts(attempts, photos))
+    found = attempts.filter(pc.equal(attempts["outcome"], "found"))
+    if differing := _difference(_ids(found), _ids(listings)):
+        yield "rows", receipt.file("listings"), f"listings are not the ids found: {differing}"
+    shown = {
+        name: count for name, count in zip(_ids(listings), listings["num_photos"].to_pylist(), strict=True) if count
+    }
+    counted = {
+        entry["values"]: entry["counts"] for entry in pc.value_counts(pa.array(_ids(photos), pa.string())).to_pylist()
+    }
+    if shown != counted:
+        differing = _difference(shown.items(), counted.items())
+        yield "rows", receipt.file("photos"), f"photos of a listing are not its num_photos: {differing}"
+    padded = pc.utf8_lpad(photos["photo_index"].cast(pa.string()), INDEX_DIGITS, "0")
+    expected = pc.binary_join_element_wise(photos["site"], photos["listing_id"], padded, "/")
+    if wrong := photos.filter(pc.not_equal(photos["key"], expected))["key"].to_pylist():
+        yield "rows", receipt.file("photos"), f"keys are not SITE/LISTING_ID/INDEX: {_some(wrong)}"
+    if wrong := photos.filter(pc.not_equal(photos["part"], receipt.part))["key"].to_pylist():
+        yield "rows", receipt.file("photos"), f"rows name another part than {receipt.part}: {_some(wrong)}"
+    unexplained = pc.and_(pc.not_equal(photos["outcome"], "stored"), pc.is_null(photos["error"]))
+    if wrong := photos.filter(unexplained)["key"].to_pylist():
+        yield "rows", receipt.file("photos"), f"photos not stored give no error: {_some(wrong)}"
+
+
+def _ingest_counts(attempts: pa.Table, photos: pa.Table) -> dict[str, int]:
+    def of(table: pa.Table, outcome: str) -> int:
+        return int(pc.sum(pc.equal(table["outcome"], outcome)).as_py() or 0)
+
+    return {
+        "ids": attempts.num_rows,
+        **{outcome: of(attempts, outcome) for outcome in ("found", "gone", "failed", "disallowed")},
+        "photos": photos.num_rows,
+        "stored": of(photos, "stored"),
+        "photos_failed": of(photos, "failed"),
+        "rejected": of(photos, "rejected"),
+        "photos_disallowed": of(photos, "disallowed"),
+    }
+
+
+def _check_duplicates(root: Root, receipt: Receipt) -> Iterator[tuple[str, str, str]]:
+    counts = dict.fromkeys(("photos", "kept", "exact_dropped", "stock_dropped"), 0)
+    with pq.ParquetFile(root.local_copy(receipt.file("duplicates"))) as file:
+        for batch in file.iter_batches(columns=["kept", "drop_reason"]):
+            counts["photos"] += batch.num_rows
+            counts["kept"] += batch.column("kept").true_count
+            counts["exact_dropped"] += pc.equal(batch.column("drop_reason"), "exact_duplicate").true_count
+            counts["stock_dropped"] += pc.equal(batch.column("drop_reason"), "stock_photo").true_count
+    counts["edges"] = pq.read_metadata(root.local_copy(receipt.file("edges/hash"))).num_rows
+    yield from _check_counts(receipt, counts)
+    if counts["photos"] != counts["kept"] + counts["exact_dropped"] + counts["stock_dropped"]:
+        yield "counts", receipt.file("duplicates"), f"photos are not kept and dropped by reason: {counts}"
+
+
+def _check_counts(receipt: Receipt, counted: Mapping[str, int]) -> Iterator[tuple[str, str, str]]:
+    wrong = [
+        f"{name}: {receipt.counts.get(name)} in the receipt, {count} rows"
+        for name, count in counted.items()
+        if receipt.counts.get(name) != count
+    ]
+    if wrong:
+        yield "counts", receipt_name(receipt.stage, receipt.part), "; ".join(wrong)
+    if "ids" in counted:
+        for total, kinds in (
+            ("ids", ("found", "gone", "failed", "disallowed")),
+            ("photos", ("stored", "photos_failed", "rejected", "photos_disallowed")),
+        ):
+            if counted[total] != (parts := sum(counted[kind] for kind in kinds)):
+                why = f"{counted[total]} {total} are not {' + '.join(kinds)} ({parts})"
+                yield "counts", receipt_name(receipt.stage, receipt.part), why
+
+
+def _check_photos(root: Root, receipt: Receipt, *, quick: bool) -> Iterator[tuple[str, str, str]]:
+    """Compare the shard with the rows both ways, each value with its row's hash, and open the photos."""
+    name = receipt.file("shards")
+    rows = root.read_table(receipt.file("photos"), ["key", "outcome", "sha256", "width_px", "height_px", "size_bytes"])
+    stored = rows.filter(pc.equal(rows["outcome"], "stored")).to_pylist()
+    expected: dict[str, dict[str, Any]] = {row["key"]: row for row in stored}
+    wrong: dict[str, list[str]] = {}
+
+    def check(item: tuple[str, bytes]) -> tuple[str, str | None]:
+        return item[0], _photo_fault(item[1], expected.get(item[0]), quick=quick)
+
+    try:
+        with Shard.open(root, name) as shard, ThreadPoolExecutor(os.cpu_count()) as threads:
+            items = shard.items()
+            while chunk := list(islice(items, _PHOTOS_AT_ONCE)):
+                for key, fault in threads.map(check, chunk):
+                    expected.pop(key, None)
+                    if fault is not None:
+                        wrong.setdefault(fault, []).append(key)
+    except IntegrityError as error:
+        yield "file_unreadable", name, str(error)
+        return
+    if expected:
+        wrong["photo_missing"] = list(expected)
+    for fault, keys in wrong.items():
+        yield fault, name, f"{_FAULTS[fault]}: {_some(keys)}"
+
+
+_FAULTS = {
+    "photo_extra": "values without a stored photo's row",
+    "photo_missing": "stored photos without a value",
+    "photo_checksum": "values whose SHA-256 or size is not their row's",
+    "photo_unreadable": "values that do not open as JPEG",
+    "photo_size": "photos whose width and height are not their row's",
+}
+
+
+def _photo_fault(jpeg: bytes, row: Mapping[str, Any] | None, *, quick: bool) -> str | None:
+    if row is None:
+        return "photo_extra"
+    sha256 = hashlib.sha256(jpeg)
+    if sha256.hexdigest() != row["sha256"] or len(jpeg) != row["size_bytes"]:
+        return "photo_checksum"
+    if quick and sha256.digest()[0] not in _QUICK_FIRST_BYTES:
+        return None
+    try:
+        height_px, width_px, _ = decode_stored(jpeg).shape
+    except (ImageError, ValueError):
+        return "photo_unreadable"
+    return None if (width_px, height_px) == (row["width_px"], row["height_px"]) else "photo_size"
+
+
+def _ids(table: pa.Table) -> list[str]:
+    ids: list[str] = pc.binary_join_element_wise(table["site"], table["listing_id"], "/").to_pylist()
+    return ids
+
+
+def _difference(first: Any, second: Any) -> str:
+    """Name a few of what only one of two collections has."""
+    return _some([str(item) for item in sorted(set(first) ^ set(second))])
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _EXAMPLES:,} more" if len(names) > _EXAMPLES else ""
+    return ", ".join(names[:_EXAMPLES]) + more
