@@ -16,6 +16,7 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -30,6 +31,18 @@ DEFAULT_CAP_BYTES = 20 << 30
 _COPY_BLOCK_BYTES = 8 << 20
 _TEMPORARY_SUFFIX = ".tmp"
 _MAX_OWN_NAME_CHARS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class _RemoteFile:
+    path: str
+    size_bytes: int
+    version: str
+
+    def cached_name(self, source: str) -> str:
+        identity = f"{source}\n{self.path}\n{self.size_bytes}\n{self.version}"
+        own_name = PurePosixPath(self.path).name[-_MAX_OWN_NAME_CHARS:]
+        return f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}-{own_name}"
 
 
 class FileCache:
@@ -63,15 +76,15 @@ class FileCache:
             FileNotFoundError: the remote file is not there.
             DiskFullError: it is larger than the cap, or files in use fill the cache or the disk.
         """
-        info = _remote_info(fs, path)
-        name = _cached_name(info, source)
+        remote = _ask(fs, path)
+        name = remote.cached_name(source)
         for kind in ("files", "users", "locks"):
             (self.folder / kind).mkdir(parents=True, exist_ok=True)
         if self._claim(name):
             return self.folder / "files" / name
         with _locked(self.folder / "locks" / name[:2]):
             if not self._claim(name):
-                self._download(fs, info, name)
+                self._download(fs, remote, name)
         return self.folder / "files" / name
 
     def _claim(self, name: str) -> bool:
@@ -84,20 +97,20 @@ class FileCache:
             _uses(self.folder).add(name)
         return True
 
-    def _download(self, fs: pafs.FileSystem, info: pafs.FileInfo, name: str) -> None:
+    def _download(self, fs: pafs.FileSystem, remote: _RemoteFile, name: str) -> None:
         final = self.folder / "files" / name
         beside = final.with_name(name + _TEMPORARY_SUFFIX)
         with _locked(self.folder / "cache.lock"):
-            self._make_room(info)
+            self._make_room(remote)
             with beside.open("wb") as file:
-                file.truncate(info.size)
+                file.truncate(remote.size_bytes)
         try:
-            with fs.open_input_stream(info.path) as source, beside.open("r+b") as target:
+            with fs.open_input_stream(remote.path) as source, beside.open("r+b") as target:
                 shutil.copyfileobj(source, target, _COPY_BLOCK_BYTES)
                 copied = target.tell()
                 os.fsync(target.fileno())
-            if copied != info.size or beside.stat().st_size != info.size:
-                raise OSError(errno.EIO, f"got {copied} of {info.size} bytes", info.path)
+            if copied != remote.size_bytes or beside.stat().st_size != remote.size_bytes:
+                raise OSError(errno.EIO, f"got {copied} of {remote.size_bytes} bytes", remote.path)
             with _locked(self.folder / "cache.lock"):
                 beside.replace(final)
                 _uses(self.folder).add(name)
@@ -106,18 +119,20 @@ class FileCache:
                 beside.unlink(missing_ok=True)
             raise
 
-    def _make_room(self, info: pafs.FileInfo) -> None:
+    def _make_room(self, remote: _RemoteFile) -> None:
         """Remove what was used longest ago until the file fits; called under the cache's lock."""
-        if info.size > self.cap_bytes:
+        if remote.size_bytes > self.cap_bytes:
             raise DiskFullError(
-                f"{info.path} has {info.size:,} bytes and the cache {self.folder} may hold {self.cap_bytes:,}; "
-                f"set {CAP_VARIABLE} higher"
+                f"{remote.path} has {remote.size_bytes:,} bytes and the cache {self.folder} may hold "
+                f"{self.cap_bytes:,}; set {CAP_VARIABLE} higher"
             )
         _uses(self.folder).settle()
         in_use = self._names_in_use()
         entries = [(entry, entry.stat()) for entry in os.scandir(self.folder / "files")]
         held_bytes = sum(stat.st_size for _, stat in entries)
-        missing = max(held_bytes + info.size - self.cap_bytes, info.size - shutil.disk_usage(self.folder).free)
+        missing = max(
+            held_bytes + remote.size_bytes - self.cap_bytes, remote.size_bytes - shutil.disk_usage(self.folder).free
+        )
         for entry, stat in sorted(entries, key=lambda pair: pair[1].st_mtime_ns):
             if missing <= 0:
                 return
@@ -126,9 +141,9 @@ class FileCache:
                 missing -= stat.st_size
         if missing > 0:
             raise DiskFullError(
-                f"the cache {self.folder} cannot take {info.path} ({info.size:,} bytes): {held_bytes:,} of its "
-                f"{self.cap_bytes:,} bytes are in use, and {missing:,} bytes are missing; close some shards, "
-                f"free some disk, or set {CAP_VARIABLE} higher"
+                f"the cache {self.folder} cannot take {remote.path} ({remote.size_bytes:,} bytes): it may hold "
+                f"{self.cap_bytes:,}, and what is in use leaves {missing:,} too few; close some shards, free some "
+                f"disk, or set {CAP_VARIABLE} higher"
             )
 
     def _is_downloading(self, name: str) -> bool:
@@ -205,17 +220,14 @@ def _uses(folder: Path) -> _Uses:
     return _USES[key]
 
 
-def _remote_info(fs: pafs.FileSystem, path: str) -> pafs.FileInfo:
+def _ask(fs: pafs.FileSystem, path: str) -> _RemoteFile:
+    """Ask what is at `path` now; its ETag where there is one, since an object store's times are in whole seconds."""
     info = fs.get_file_info(path)
     if info.type != pafs.FileType.File:
         raise FileNotFoundError(errno.ENOENT, "no such file", path)
-    return info
-
-
-def _cached_name(info: pafs.FileInfo, source: str) -> str:
-    identity = f"{source}\n{info.path}\n{info.size}\n{info.mtime_ns}"
-    own_name = PurePosixPath(info.path).name[-_MAX_OWN_NAME_CHARS:]
-    return f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}-{own_name}"
+    with fs.open_input_stream(path) as stream:
+        tags = {name.lower(): value for name, value in (stream.metadata() or {}).items()}
+    return _RemoteFile(path, info.size, tags.get("etag", b"").decode() or str(info.mtime_ns))
 
 
 @contextmanager
