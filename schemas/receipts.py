@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from schemas.errors import IntegrityError
 from schemas.settings import Section
-from schemas.storage import Root, sync_file
+from schemas.storage import Root, reported, sync_file
 from schemas.tables import FORMAT_VERSION, SCHEMAS
 
 # Readers that glob a folder must never find a photo whose bytes are not there yet.
@@ -169,7 +169,9 @@ class PartWriter:
         expected = SCHEMAS[folder]
         if not table.schema.equals(expected):
             raise IntegrityError(f"{folder}: the table's schema is {table.schema}, the contract's is {expected}")
-        pq.write_table(table, self.stage_path(folder), compression="zstd")
+        path = self.stage_path(folder)
+        with reported(str(path)):
+            pq.write_table(table, path, compression="zstd")
 
     def commit(
         self,
@@ -187,8 +189,9 @@ class PartWriter:
         """
         files = {}
         for name, path in self._staged.items():
-            sync_file(path)
-            files[name] = FileEntry(bytes=path.stat().st_size, sha256=file_sha256(path))
+            with reported(str(path)):
+                sync_file(path)
+                files[name] = FileEntry(bytes=path.stat().st_size, sha256=file_sha256(path))
         for name in sorted(self._staged, key=_commit_rank):
             self._fence()
             self.root.publish(self._staged[name], name)
@@ -208,10 +211,18 @@ class PartWriter:
         )
         self._fence()
         self.root.write_bytes(receipt_name(self.stage, self.part), receipt.model_dump_json(indent=1).encode())
-        for name in set(self.previous.files if self.previous else ()) - files.keys():
+        for name in self._superseded(files):
             self.root.remove(name)
         self._staged.clear()
         return receipt
+
+    def _superseded(self, files: Mapping[str, FileEntry]) -> set[str]:
+        """Name what the new generation replaces, with what a run that was killed right here did not get to remove."""
+        names = set(self.previous.files) if self.previous else set()
+        for name in map(PurePosixPath, files):
+            older = range(1, self.generation)
+            names |= {part_file(str(name.parent), self.part, generation, name.suffix) for generation in older}
+        return names - files.keys()
 
     def abandon(self) -> None:
         """Remove what was staged; what is committed stays."""
