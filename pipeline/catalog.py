@@ -117,8 +117,9 @@ class Catalog:
         self, root: Root, settings: CatalogSettings | None = None, *, files: Mapping[str, Sequence[str]] | None = None
     ) -> None:
         settings = settings or CatalogSettings()
+        self._files = root.path("")
         named = committed_tables(root) if files is None else files
-        with _reported():
+        with _reported(self._files):
             self._temp_folder = tempfile.mkdtemp(prefix="forecourt-catalog-", dir=settings.temp_folder)
             try:
                 self._connection = _connect(settings, self._temp_folder)
@@ -146,7 +147,7 @@ class Catalog:
             UsageError: DuckDB does not take the SQL; the message is DuckDB's.
             RootError: a committed file cannot be read.
         """
-        with _reported():
+        with _reported(self._files):
             relation = self._connection.sql(sql, params=_as_params(params))
             return pa.table({}) if relation is None else relation.to_arrow_table()
 
@@ -158,7 +159,7 @@ class Catalog:
         Raises:
             UsageError, RootError: as `query`.
         """
-        with _reported():
+        with _reported(self._files):
             yield from self._connection.sql(sql, params=_as_params(params)).to_arrow_reader(rows_per_batch)
 
     def select(self, sql: str) -> Iterator[pa.RecordBatch]:
@@ -167,26 +168,26 @@ class Catalog:
         Raises:
             UsageError: it is not one SELECT, or DuckDB does not take it.
         """
-        with _reported():
+        with _reported(self._files):
             statements = self._connection.extract_statements(sql)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
             raise UsageError(
                 f"catalog takes one SELECT (or FROM, WITH, DESCRIBE, SUMMARIZE, SHOW TABLES), found: {kinds}"
             )
-        with _reported():
+        with _reported(self._files):
             reader = self._connection.sql(sql).to_arrow_reader(ROWS_PER_BATCH)
             yield pa.RecordBatch.from_pylist([], schema=reader.schema)
             yield from reader
 
     def execute(self, sql: str, params: Params = ()) -> None:
         """Run a stage's own statement, such as CREATE TEMP TABLE."""
-        with _reported():
+        with _reported(self._files):
             self._connection.execute(sql, _as_params(params))
 
     def load(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
         """Make a temporary table of Arrow rows; it may outgrow memory."""
-        with _reported():
+        with _reported(self._files):
             self._connection.register("_rows", rows)
             self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM _rows")
             self._connection.unregister("_rows")
@@ -226,17 +227,18 @@ def _connect(settings: CatalogSettings, temp_folder: str) -> duckdb.DuckDBPyConn
 
 
 @contextmanager
-def _reported() -> Iterator[None]:
-    """Turn DuckDB's errors into ours, its message kept."""
+def _reported(files: str) -> Iterator[None]:
+    """Turn DuckDB's errors into ours, its message kept; `files` is what the paths of committed files begin with."""
     try:
         yield
     except duckdb.OutOfMemoryException as error:
         raise RunError(f"{error}; raise catalog.memory_gib, or give catalog.temp_folder more disk") from error
-    except (duckdb.IOException, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise RootError(f"{error}; see pipeline/verify.py, or run again if a crawl just replaced a part") from error
-    except (duckdb.Error, pa.ArrowException) as error:
+    except BrokenPipeError:
+        raise
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        # What DuckDB says of a damaged file is of the same class as what it says of wrong SQL.
+        if isinstance(error, duckdb.IOException | OSError) or files in str(error):
+            raise RootError(f"{error}; see pipeline/verify.py, or run again if a crawl just replaced a part") from error
         raise UsageError(str(error)) from error
 
 
