@@ -63,10 +63,10 @@ class StateSettings(Section):
                 compiled_path(expression)
             except JMESPathError as error:
                 raise ValueError(f"{name}: {expression!r} is no JMESPath expression: {squeeze(str(error))}") from error
+        if not self.script.strip():
+            raise ValueError('script is empty; say what the script starts with ("window.__STATE__=") or a CSS selector')
         if is_selector(self.script):
             check_selector("script", self.script)
-        elif not self.script.strip():
-            raise ValueError('script is empty; say what the script starts with ("window.__STATE__=") or a CSS selector')
         return self
 
 
@@ -157,8 +157,8 @@ def extract_listing(page: Page, settings: ExtractSettings) -> Extraction:
         is_vehicle = is_vehicle or bool(raw.get("_vehicle"))
         if not photo_urls:
             photo_urls = merge_photos(raw.get("_offered") or offered_in(raw.get(PHOTOS_FIELD)), page.base_url)
-    is_listing = _is_listing(listing, photo_urls, is_vehicle)
     complete_listing(listing, place)
+    is_listing = _is_listing(listing, photo_urls, is_vehicle)
     return Extraction(listing=listing, photo_urls=photo_urls, is_listing=is_listing)
 
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 MAX_DEPTH = 400
 MAX_CHARS = 16 * 2**20
+MAX_MENDED_CHARS = 2 * 2**20
 MAX_DOCUMENTS = 64
 
 _DECODER = json.JSONDecoder(strict=False)
@@ -109,6 +110,8 @@ class _LiteralReader:
 
     def read(self) -> Any:
         """Read one value; `position` then stands behind it."""
+        if len(self.text) - self.position > MAX_MENDED_CHARS:
+            raise ValueError(f"more than {MAX_MENDED_CHARS} characters that are no JSON")
         outer: list[Any] = []
         stack: list[list[Any] | dict[str, Any]] = [outer]
         keys: list[str | None] = [None]

@@ -40,9 +40,13 @@ class Page:
         if not data.strip():
             return None
         try:
-            return etree.fromstring(data, parser)
+            root = etree.fromstring(data, parser)
         except etree.LxmlError:
             return None
+        # The parser makes what stands behind </html> a second root; browsers make it part of the page.
+        for rest in list(root.itersiblings()) if root is not None else ():
+            root.append(rest)
+        return root
 
     @cached_property
     def base_url(self) -> str:

@@ -68,13 +68,13 @@ def clean_listing(raw: Mapping[str, Any], place: Place) -> dict[str, Any]:
     clean["odometer"], clean["odometer_unit"] = read_odometer(raw.get("odometer"), raw.get("odometer_unit"))
     clean["city_mpg"] = read_mpg(raw.get("city_mpg"), _CITY, pair=1)
     clean["highway_mpg"] = read_mpg(raw.get("highway_mpg"), _HIGHWAY, pair=2)
-    if clean["model"]:
-        clean["model"] = without_make(clean["model"], clean["make"] or plain_text(raw.get("make")))
     return {name: value for name, value in clean.items() if value is not None}
 
 
 def complete_listing(listing: dict[str, Any], place: Place) -> None:
-    """Fill in what the site tells where the page was silent: currency, unit, and the odometer in miles."""
+    """Fill in what the site tells where the page was silent: currency, unit, the odometer in miles; tidy the model."""
+    if listing.get("model"):
+        listing["model"] = without_make(listing["model"], listing.get("make"))
     if listing.get("price") is None:
         listing["currency"] = None
     elif listing.get("currency") is None:
