@@ -41,6 +41,8 @@ class Root:
                 self._fs, self._base = pafs.LocalFileSystem(), str(Path(text).expanduser().absolute())
         except (pa.ArrowInvalid, OSError, ValueError) as error:
             raise RootError(f"root {self} is neither a folder nor a readable object-store URL: {error}") from error
+        if not self._base:
+            raise RootError(f"root {self} names no bucket")
         self.is_local = isinstance(self._fs, pafs.LocalFileSystem)
 
     def __str__(self) -> str:
@@ -110,7 +112,7 @@ class Root:
 
     def write_bytes(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Write a whole file: after a crash it is the old or the new one, never half of it."""
-        with reported(self.path(name)):
+        with reported(self.path(name), writing=True):
             if not self.is_local:
                 with self._fs.open_output_stream(self.path(name)) as stream:
                     stream.write(data)
@@ -137,13 +139,13 @@ class Root:
             folder = Path(self.path(name)).parent
         else:
             folder = Path(tempfile.gettempdir()) / f"forecourt-{token}" / PurePosixPath(name).parent
-        with reported(str(folder)):
+        with reported(str(folder), writing=True):
             _make_folder(folder)
         return folder / f"{PurePosixPath(name).name}.{token}{TEMPORARY_SUFFIX}"
 
     def publish(self, staged: Path, name: str) -> None:
         """Turn a synced staged file into `name`: a rename here, an upload on an object store."""
-        with reported(self.path(name)):
+        with reported(self.path(name), writing=True):
             if self.is_local:
                 final = Path(self.path(name))
                 staged.replace(final)
@@ -267,13 +269,13 @@ def _list_local(path: Path, folder: str, suffix: str) -> list[str]:
 
 
 @contextmanager
-def reported(what: str) -> Iterator[None]:
-    """Turn a full disk and an unreadable place into errors that say what to do; a missing file stays what it is."""
+def reported(what: str, *, writing: bool = False) -> Iterator[None]:
+    """Turn a full disk and an unusable place into errors that say what to do; a file missing to a reader stays that."""
     try:
         yield
-    except FileNotFoundError:
-        raise
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not writing:
+            raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
                 f"the disk is full at {what}; free some space and run the same command again "
