@@ -45,6 +45,7 @@ __all__ = [
     "PaceUnavailable",
     "SharedFile",
     "Slot",
+    "local_pace",
 ]
 
 Exchange = Callable[[PaceRequest], Awaitable[PaceReply]]
@@ -159,10 +160,6 @@ class PaceClient:
     def done(self, host: str, outcome: HostOutcome | None) -> None:
         """Give a slot back and tell how its request ended; None where none was sent."""
         self._give_back(host, self._hosts[host], outcome)
-
-    def note(self, host: str, limits: HostLimits, outcome: HostOutcome) -> None:
-        """Tell something of a host that no request with a slot has shown."""
-        self._tell(host, self._work(host, limits), outcome)
 
     async def get_file(self, key: str) -> SharedFile:
         """Return a file that a worker has put, or the claim to fetch it, which `put_file` ends.
@@ -380,3 +377,13 @@ class _Offset:
         if self._most - self._least > _MAX_UNCERTAINTY_S:
             return None
         return Slot(host, moment + self._most, moment + self._most + late_s)
+
+
+def local_pace(settings: PaceSettings | None = None) -> PaceClient:
+    """Make a client with a book of its own, for a process that shares its pace with no other."""
+    book = PaceBook(settings, clock=time.monotonic)
+
+    async def exchange(request: PaceRequest) -> PaceReply:
+        return book.exchange(request)
+
+    return PaceClient(exchange, "local", settings=settings)

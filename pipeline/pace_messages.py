@@ -5,6 +5,7 @@ Times in a message are seconds on the book's clock, unless the name says that th
 
 from dataclasses import dataclass, field
 
+from schemas.errors import RunError
 from schemas.settings import Section, operational
 
 # Slots lie this much further apart than the rate asks for, so that what happens between a slot's time and the
@@ -13,7 +14,7 @@ SPACING_MARGIN = 1.02
 
 
 class PaceSettings(Section):
-    """How the shared pace of a host is kept, lowered and stopped (section `fetch.pace`)."""
+    """How the shared pace of a host is kept, lowered and stopped (section `pace`)."""
 
     horizon_s: float = operational(0.5, "s; slots are handed out this far ahead, and a new book waits as long", gt=0)
     relearn_s: float = operational(1.0, "s; a new book waits at least this long to hear what is in flight", ge=0)
@@ -36,7 +37,7 @@ class PaceSettings(Section):
     max_files_bytes: int = operational(64 << 20, "bytes of robots.txt and the like the book keeps", ge=0)
 
 
-class PaceUnavailable(Exception):
+class PaceUnavailable(RunError):
     """The book cannot be reached now; the call may be repeated."""
 
 
