@@ -92,7 +92,9 @@ def read_receipt(root: Root, stage: str, part: str) -> Receipt | None:
     try:
         return Receipt.model_validate_json(data)
     except ValidationError as error:
-        raise IntegrityError(f"{root.path(name)} is no receipt: {error}; see pipeline/verify.py --repair") from error
+        first = error.errors()[0]
+        found = " ".join([".".join(map(str, first["loc"])), first["msg"]]).strip()
+        raise IntegrityError(f"{root.path(name)} is no receipt: {found}; see pipeline/verify.py --repair") from error
 
 
 def read_receipts(root: Root, stage: str, *, prefix: str = "") -> Iterator[Receipt]:
