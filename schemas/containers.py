@@ -224,8 +224,7 @@ def _has_all_tiles(data: bytes, start: int) -> bool:
     """Walk the tile parts of a codestream by their lengths, to its end marker."""
     position = start + 2
     for _ in range(_MAX_STEPS):
-        # The end marker carries no picture: a file that lacks only that is whole.
-        if position == len(data) or data[position : position + 2] == _EOC:
+        if data[position : position + 2] == _EOC:
             return True
         if position + 4 > len(data):
             return False
