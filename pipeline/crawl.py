@@ -68,7 +68,7 @@ def crawl(arguments: argparse.Namespace) -> Mapping[str, Any]:
                 ticket=lease.ticket,
                 num_in_flight=num_in_flight,
                 settings=settings.ray,
-                pace=settings.fetch.pace,
+                pace=settings.pace,
                 on_done=watch.part_done,
                 on_tick=watch.tick,
                 check=lease.check,

@@ -131,7 +131,7 @@ class _PartJob:
         pace = PaceClient(
             self._context.exchange,
             worker_id=f"{self._context.ticket.token}/{self._context.part}",
-            settings=self._settings.fetch.pace,
+            settings=self._settings.pace,
         )
         deadline_s = self._settings.crawl.part_deadline_s
         async with Fetcher(
@@ -211,7 +211,7 @@ class _PartJob:
         url = self._site.url_of(listing_id)
         conditions = {name: old[name] for name in ("etag", "last_modified")} if old else {}
         with self._context.watchdog.doing(f"page {url}"):
-            attempt, reading = await self._read(listing_id, url, conditions)
+            attempt, reading = await self._read_until_settled(listing_id, url, conditions)
         was_found = old is not None and old["outcome"] == "found"
         if was_found and (reading is None or reading.outcome != "found"):
             photos = await self._photos(listing_id, [row["url"] for row in self._previous.photos.get(listing_id, [])])
@@ -230,6 +230,19 @@ class _PartJob:
             "fetched_at": attempt["fetched_at"],
         }
         return _ListingRows(attempt, listing, await self._photos(listing_id, urls))
+
+    async def _read_until_settled(
+        self, listing_id: str, url: str, conditions: Mapping[str, str | None]
+    ) -> tuple[dict[str, Any], PageReading | None]:
+        """Ask again for a page that came with a good status and a wall in front, as often as for a failed request."""
+        settings = self._settings.fetch
+        num_tries = 0
+        while True:
+            attempt, reading = await self._read(listing_id, url, conditions)
+            num_tries += attempt["num_tries"]
+            if reading is None or not is_transient(reading.error) or num_tries >= settings.max_tries:
+                return {**attempt, "num_tries": num_tries}, reading
+            await asyncio.sleep(min(settings.max_backoff_s, settings.backoff_s * 2**num_tries))
 
     async def _read(
         self, listing_id: str, url: str, conditions: Mapping[str, str | None]

@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 from pipeline.fetch import FetchSettings
+from pipeline.pace import PaceSettings
 from pipeline.runner import RaySettings
 from pipeline.sites import SiteFile
 from schemas.image import ImageSettings
@@ -33,6 +34,7 @@ class CrawlRun(Section):
     crawl: CrawlSettings = CrawlSettings()
     image: ImageSettings = ImageSettings()
     fetch: FetchSettings = FetchSettings()
+    pace: PaceSettings = PaceSettings()
     shards: ShardSettings = ShardSettings()
     rates: dict[str, Decimal] = result({}, "US dollars for one unit of a currency, such as {EUR: 1.16}")
     ray: RaySettings = RaySettings()

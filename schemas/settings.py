@@ -15,7 +15,7 @@ from schemas.errors import SettingsError
 
 # One configuration file serves all scripts; each validates the sections it uses and passes by the rest of these.
 KNOWN_SECTIONS = frozenset(
-    "ray image shards fetch crawl rates dedup catalog importers embed copies score publish report label".split()
+    "ray image shards fetch pace crawl rates dedup catalog importers embed copies score publish report label".split()
     + "model data train losses evaluate calibrate predict serve explore".split()
 )
 
