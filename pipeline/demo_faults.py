@@ -11,6 +11,7 @@ import struct
 import time
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
@@ -211,12 +212,16 @@ async def _in_halves(request: web.Request, usual: web.Response, *, abort: bool) 
 async def _endless(request: web.Request, usual: web.Response) -> web.StreamResponse:
     answer = web.StreamResponse(headers={"Content-Type": usual.headers["Content-Type"]})
     await answer.prepare(request)
-    sent = 0
-    while sent < ENDLESS_LIMIT_BYTES:
-        await answer.write(_CHUNK)
-        sent += len(_CHUNK)
-        await asyncio.sleep(0)
+    await pour(answer, ENDLESS_LIMIT_BYTES)
     return answer
+
+
+async def pour(answer: web.StreamResponse, num_bytes: int) -> None:
+    """Send zeros until the reader has had enough and hangs up."""
+    with suppress(ConnectionError):
+        for start in range(0, num_bytes, len(_CHUNK)):
+            await answer.write(_CHUNK[: num_bytes - start])
+            await asyncio.sleep(0)
 
 
 def _bomb(content_type: str) -> web.Response:

@@ -1,4 +1,4 @@
-"""The demo site's pages in three shapes (JSON-LD, state script, HTML classes), and what a site file says to read them."""
+"""The demo site's pages in three shapes (JSON-LD, state script, HTML classes), and how a site file reads each."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -134,9 +134,9 @@ def _json_ld(listing_id: int, fields: Mapping[str, Any], photo_urls: Sequence[st
         unit_code = {"mi": "SMI", "km": "KMT"}[fields["odometer_unit"]]
         car["mileageFromOdometer"] = {"@type": "QuantitativeValue", "value": fields["odometer"], "unitCode": unit_code}
     car["additionalProperty"] = [
-        {"@type": "PropertyValue", "name": name, "value": fields[name]}
-        for name in ("city_mpg", "highway_mpg")
-        if name in fields
+        {"@type": "PropertyValue", "name": name, "value": fields[column]}
+        for name, column in (("City MPG", "city_mpg"), ("Highway MPG", "highway_mpg"))
+        if column in fields
     ]
     if "price" in fields:
         price: Any = float(fields["price"]) if dice.chance(0.6) else f"{fields['price']:.2f}"

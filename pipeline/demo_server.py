@@ -19,6 +19,7 @@ from pipeline.demo_faults import (
     TDMREP,
     Fault,
     FaultPlan,
+    pour,
     spoiled,
 )
 from pipeline.demo_pages import gone_page, listing_page
@@ -31,7 +32,6 @@ from schemas.errors import UsageError
 FIRST_ID = 660_000_000
 KEPT_REQUESTS = 400_000
 MAX_TRUTH_IDS = 50_000
-_CHUNK = bytes(65536)
 _LAST_MODIFIED = "Mon, 05 Oct 2026 08:00:00 GMT"
 
 
@@ -255,7 +255,8 @@ def _stock(config: DemoConfig) -> Stock:
         return RealStock(config.photos, first=config.first)
     if config.listings < 0 or config.first < 0:
         raise UsageError(f"--listings and --first must not be negative, found {config.listings} and {config.first}")
-    return DrawnStock(seed=config.seed, first=config.first, last=config.first + config.listings - 1)
+    last = config.first + config.listings - 1
+    return DrawnStock(seed=config.seed, first=config.first, last=last, edition=config.edition)
 
 
 def _number(text: str) -> int | None:
@@ -281,7 +282,7 @@ async def _oversized(request: web.Request, headers: dict[str, str]) -> web.Strea
     answer = web.StreamResponse(headers=headers)
     answer.content_length = OVERSIZED_BYTES
     await answer.prepare(request)
-    await answer.write(b"\xff\xd8\xff\xe0\0\x10JFIF\0")
-    for _ in range(OVERSIZED_BYTES // len(_CHUNK) - 1):
-        await answer.write(_CHUNK)
+    head = b"\xff\xd8\xff\xe0\0\x10JFIF\0"
+    await answer.write(head)
+    await pour(answer, OVERSIZED_BYTES - len(head))
     return answer

@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         shape=args.shape,
         faults=args.faults,
         fault_scale=args.fault_scale,
+        transient_blocks=args.transient_blocks,
         edition=args.edition,
     )
     try:
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fault-scale", type=float, default=1.0, metavar="X", help="multiply the share of faulty URLs (1.0)"
     )
+    parser.add_argument("--transient-blocks", action="store_true", help="with --faults: block pages that pass by, too")
     parser.add_argument("--seed", type=int, default=0, help="another seed is another site (0)")
     parser.add_argument(
         "--edition", type=int, default=0, help="1: some listings sold, some cheaper than in edition 0 (0)"
@@ -88,8 +90,10 @@ async def _run(config: DemoConfig, args: argparse.Namespace) -> int:
     app = build_app(config)
     runner, address = await serve(app, port=args.port)
     if args.write_site is not None:
-        first, last = app_ids(app)
-        text = site_file(address, first=first, last=last, shape=config.shape, rate=args.rate)
+        site = app[SITE_KEY]
+        # Without listings the range is for the crawl's --ids to say; a site file must name one.
+        last = max(site.first, site.last)
+        text = site_file(address, first=site.first, last=last, shape=config.shape, rate=args.rate)
         args.write_site.write_text(text, encoding="utf-8")
     print(address, flush=True)
     await stop.wait()
@@ -109,12 +113,6 @@ async def serve(app: web.Application, *, port: int = 0) -> tuple[web.AppRunner, 
             f"cannot listen on {HOST}:{port}: {error.strerror}; choose another --port, or 0"
         ) from error
     return runner, f"http://{HOST}:{runner.addresses[0][1]}"
-
-
-def app_ids(app: web.Application) -> tuple[int, int]:
-    """Return the first and last id of an app's site."""
-    site = app[SITE_KEY]
-    return site.first, site.last
 
 
 def site_file(address: str, *, first: int, last: int, shape: str = "json_ld", rate: float = 200.0) -> str:

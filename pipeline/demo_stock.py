@@ -16,6 +16,8 @@ from pipeline.dice import Dice, token, unit
 LIVE_SHARE = 0.4
 RELISTED_SHARE = 0.05
 RELIST_REACH = 60
+SOLD_SHARE = 0.08
+CHEAPER_SHARE = 0.2
 PLACEHOLDERS = ("north", "harbour")
 # Models whose maker's own picture many dealers use: common ones, so that a thousand ids show each several times.
 STOCK_MODELS = (("Avalor", "Meridian"), ("Brenko", "Hauler"), ("Castrel", "S4"))
@@ -103,12 +105,16 @@ class Stock(Protocol):
 
 
 class DrawnStock:
-    """Listings of invented cars at ids `first`..`last`, some 40 % of them live."""
+    """Listings of invented cars at ids `first`..`last`, some 40 % of them live.
 
-    def __init__(self, *, seed: int, first: int, last: int, kept_listings: int = 2048) -> None:
+    In each `edition` after the first some of these are sold and some cheaper, as a later crawl finds them.
+    """
+
+    def __init__(self, *, seed: int, first: int, last: int, edition: int = 0, kept_listings: int = 2048) -> None:
         self.seed = seed
         self.first = first
         self.last = last
+        self._edition = edition
         self._kept_listings = kept_listings
         self._kept: OrderedDict[int, Listing] = OrderedDict()
 
@@ -116,6 +122,11 @@ class DrawnStock:
         """Tell `live`, `gone_404`, `gone_410` or `gone_page`."""
         if not self.first <= listing_id <= self.last:
             return "gone_404"
+        if self._edition and unit(self.seed, "sold", self._edition, listing_id) < SOLD_SHARE:
+            return "gone_410"
+        return self._first_state(listing_id)
+
+    def _first_state(self, listing_id: int) -> str:
         draw = unit(self.seed, "live", listing_id)
         if draw < LIVE_SHARE:
             return "live"
@@ -128,10 +139,17 @@ class DrawnStock:
         if known is None:
             source = self._source(listing_id)
             known = self._original(listing_id) if source is None else self._relisted(listing_id, self._original(source))
+            known = self._repriced(known)
             self._kept[listing_id] = known
             if len(self._kept) > self._kept_listings:
                 self._kept.popitem(last=False)
         return known
+
+    def _repriced(self, listing: Listing) -> Listing:
+        cheaper = unit(self.seed, "cheaper", self._edition, listing.listing_id) < CHEAPER_SHARE
+        if not self._edition or not cheaper or "price" not in listing.fields:
+            return listing
+        return replace(listing, fields=listing.fields | {"price": _round_price(float(listing.fields["price"]) * 0.95)})
 
     def _wants_relisting(self, listing_id: int) -> bool:
         return unit(self.seed, "relist", listing_id) < RELISTED_SHARE
@@ -142,7 +160,7 @@ class DrawnStock:
             return None
         for other in range(listing_id - 1, max(self.first, listing_id - RELIST_REACH) - 1, -1):
             if (
-                self.state(other) == "live"
+                self._first_state(other) == "live"
                 and not self._wants_relisting(other)
                 and self._original(other).fields.get("vin")
             ):
@@ -255,7 +273,7 @@ class _Plan:
             return
         self._lead(model)
         for slot in range(1, dice.whole(3, 7)):
-            exterior = dice.chance(0.42)
+            exterior = dice.chance(0.36)
             self._own(slot, "exterior" if exterior else "junk", "view" if exterior else dice.pick(JUNK_TYPES))
             if exterior and dice.chance(0.05):
                 self._burst(slot)
