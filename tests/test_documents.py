@@ -7,11 +7,17 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from pydantic.fields import FieldInfo
 
+from pipeline.catalog import query
+from pipeline.sites import load_site
+from schemas.errors import SiteFileError
 from schemas.settings import KNOWN_SECTIONS, Section, load_settings
+from schemas.storage import Root
 from schemas.tables import SCHEMAS
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -140,19 +146,40 @@ def test_the_cluster_configuration_embeds_with_clip() -> None:
 
 
 @pytest.mark.parametrize("path", SITE_FILES, ids=lambda path: path.name)
-def test_each_site_file_shipped_can_be_loaded(path: Path) -> None:
-    from pipeline.sites import load_site
+def test_each_example_of_a_site_file_lacks_only_the_contact(path: Path, tmp_path: Path) -> None:
+    example = yaml.safe_load(path.read_text(encoding="ascii"))
+    assert example["politeness"]["contact"] == "", "whoever crawls must say who they are"
+    with pytest.raises(SiteFileError, match="contact"):
+        load_site(path)
+    example["politeness"]["contact"] = "mailto:data@example.org"
+    filled = tmp_path / path.name
+    filled.write_text(yaml.safe_dump(example), encoding="ascii")
+    assert load_site(filled).name == example["name"]
 
-    assert load_site(path).name
+
+def test_there_is_an_example_of_each_kind_of_site_file() -> None:
+    kinds = [yaml.safe_load(path.read_text(encoding="ascii"))["extract"]["kind"] for path in SITE_FILES]
+    assert {"json_ld", "state", "css"} <= {kind for kind in kinds if isinstance(kind, str)}
 
 
 def test_the_site_file_in_the_readme_can_be_loaded(tmp_path: Path) -> None:
-    from pipeline.sites import load_site
-
     (block,) = [block for block in code_blocks(document("README.md"), "yaml") if "listing_url:" in block]
     path = tmp_path / "site.yaml"
     path.write_text(block, encoding="utf-8")
     assert load_site(path).politeness.contact
+
+
+def test_the_queries_in_the_readme_run_on_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, schema in SCHEMAS.items():
+        (tmp_path / "cars" / folder).mkdir(parents=True)
+        pq.write_table(schema.empty_table(), tmp_path / "cars" / folder / "part.parquet")
+    monkeypatch.chdir(tmp_path)
+    (plain,) = code_blocks(document("README.md"), "sql")
+    assert duckdb.execute(plain).description
+    asked = re.findall(r'python pipeline/catalog\.py [^"\n]*"(.+)"', document("README.md"))
+    assert asked
+    root = Root.open(str(tmp_path / "root"), create=True)
+    assert [sql for sql in asked if not query(root, sql).column_names] == []
 
 
 def test_each_module_says_at_its_top_what_it_is() -> None:

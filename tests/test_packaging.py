@@ -1,6 +1,9 @@
 """What is installed: ranges and exact versions agree, crawling pulls no torch, commands lead somewhere."""
 
+import ast
+import importlib.metadata
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,22 @@ def test_each_range_is_bounded_on_both_sides(requirement: Requirement) -> None:
 def test_crawling_alone_does_not_pull_torch() -> None:
     base = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
     assert not base & HEAVY
+
+
+@pytest.mark.parametrize("room", ["schemas", "pipeline"])
+def test_each_library_that_is_imported_is_asked_for_by_name(room: str) -> None:
+    asked = {canonicalize_name(one.name) for one in requirements()}
+    owners = importlib.metadata.packages_distributions()
+    imported = {name for path in (CHECKOUT / room).rglob("*.py") for name in imported_tops(path)}
+    foreign = imported - sys.stdlib_module_names - {"schemas", "pipeline", "training"}
+    assert [name for name in sorted(foreign) if not {canonicalize_name(o) for o in owners[name]} & asked] == []
+
+
+def imported_tops(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    named = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.split(".")[0] for name in plain | named}
 
 
 def test_all_is_every_extra_a_user_may_want() -> None:
