@@ -114,10 +114,9 @@ class FileCache:
             with _locked(self.folder / "cache.lock"):
                 beside.replace(final)
                 _uses(self.folder).add(name)
-        except BaseException:
+        finally:
             with _locked(self.folder / "cache.lock"):
                 beside.unlink(missing_ok=True)
-            raise
 
     def _make_room(self, remote: _RemoteFile) -> None:
         """Remove what was used longest ago until the file fits; called under the cache's lock."""

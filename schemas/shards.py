@@ -10,6 +10,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +23,8 @@ from schemas.settings import Section, operational
 from schemas.storage import TEMPORARY_SUFFIX, Root, sync_folder
 
 _WARM_BLOCK_BYTES = 8 << 20
+# What may still be free on a disk that could not take a whole write.
+_FULL_DISK_BYTES = 64 << 20
 
 
 class ShardSettings(Section):
@@ -53,6 +56,7 @@ class ShardWriter:
         self._map_bytes = settings.initial_map_bytes
         self._compact_path = path.with_name(f"{path.name.removesuffix(TEMPORARY_SUFFIX)}.compact{TEMPORARY_SUFFIX}")
         self._sealed = False
+        self._pid = os.getpid()
         with _disk_errors(path):
             self._remove_files()
             self._require_free(settings.batch_bytes)
@@ -129,6 +133,8 @@ class ShardWriter:
 
     def close(self) -> None:
         """Remove what was not sealed; after a seal nothing happens."""
+        if self._pid != os.getpid():
+            return  # in a fork, where all this is still the parent's
         with self._lock:
             if self._env is not None:
                 self._env.close()
@@ -203,7 +209,7 @@ class Shard:
         path = _fetched(root, name)
         try:
             shard = cls(path, readahead=readahead)
-        except BaseException:
+        except IntegrityError:
             release(path)
             raise
         shard._origin = (root, name)
@@ -211,7 +217,9 @@ class Shard:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by the place: environments do not travel."""
-        return _reopened, (type(self), self._origin or self.path, self._readahead)
+        if self._origin is not None:
+            return partial(type(self).open, readahead=self._readahead), self._origin
+        return partial(type(self), readahead=self._readahead), (self.path,)
 
     def __enter__(self) -> Self:
         return self
@@ -371,12 +379,6 @@ def _fetched(root: Root, name: str) -> Path:
         raise broken_shard(Path(root.path(name)), "there is no such file") from error
 
 
-def _reopened(kind: type[Shard], place: tuple[Root, str] | Path, readahead: bool) -> Shard:
-    if isinstance(place, Path):
-        return kind(place, readahead=readahead)
-    return kind.open(*place, readahead=readahead)
-
-
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
     """Turn what the disk says through LMDB, or by itself, into our errors."""
@@ -386,7 +388,9 @@ def _disk_errors(path: Path) -> Iterator[None]:
         raise
     except (OSError, lmdb.Error) as error:
         code = error.errno if isinstance(error, OSError) else error.code
-        if code in (errno.ENOSPC, errno.EDQUOT):
+        # LMDB calls a write that was cut short an I/O error, and that is how a disk fills up.
+        is_cut = code == errno.EIO and shutil.disk_usage(path.parent).free < _FULL_DISK_BYTES
+        if is_cut or code in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
                 f"the disk is full at {path}; free some space and run the same command again "
                 "(what is committed is safe)"
