@@ -6,6 +6,7 @@ from schemas.errors import FetchError
 
 ACCEPT_ENCODING = "gzip, deflate"
 _GZIP = 16 + zlib.MAX_WBITS
+_MEMBER = b"\x1f"
 
 
 class Body:
@@ -19,7 +20,7 @@ class Body:
         self._cut = cut
         self._received_bytes = 0
         self._data = bytearray()
-        self._tried_raw = False
+        self._tried_raw = self._padding = False
         self._decoder = _decoder(encoding.strip().lower())
         self._encoding = encoding
 
@@ -72,7 +73,8 @@ class Body:
         while chunk and len(self._data) <= self._max_bytes:
             if self._decoder.eof:
                 # A gzip body may have several members; what follows the last one is padding.
-                if not chunk.startswith(b"\x1f\x8b"):
+                self._padding = self._padding or not chunk.startswith(_MEMBER)
+                if self._padding:
                     return
                 self._decoder = zlib.decompressobj(_GZIP)
             self._data += self._decoder.decompress(chunk, self._max_bytes + 1 - len(self._data))
