@@ -4,15 +4,17 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from schemas.cache import release
 from schemas.errors import ImageError, IntegrityError
 from schemas.image import decode_stored
 from schemas.receipts import COMMIT_ORDER, INGEST_STAGES, Receipt, file_sha256, receipt_name
@@ -86,19 +88,30 @@ def _check_file(root: Root, receipt: Receipt, name: str, fix: str) -> Iterator[P
         if size != entry.bytes:
             yield Problem("file_size", name, f"{size:,} bytes, its receipt says {entry.bytes:,}", fix)
             return
-        if (sha256 := file_sha256(root.local_copy(name))) != entry.sha256:
-            yield Problem("file_checksum", name, f"SHA-256 {sha256}, its receipt says {entry.sha256}", fix)
-            return
-        if name.endswith(".parquet"):
-            yield from _check_schema(root, name, fix)
+        with _local(root, name) as path:
+            if (sha256 := file_sha256(path)) != entry.sha256:
+                yield Problem("file_checksum", name, f"SHA-256 {sha256}, its receipt says {entry.sha256}", fix)
+            elif name.endswith(".parquet"):
+                yield from _check_schema(path, name, fix)
     except FileNotFoundError:
         yield Problem("file_missing", name, "its receipt names it and it is not there", fix)
 
 
-def _check_schema(root: Root, name: str, fix: str) -> Iterator[Problem]:
+@contextmanager
+def _local(root: Root, name: str) -> Iterator[Path]:
+    """Hold a local copy of a file for the time of the block, so that a large root passes through a small cache."""
+    path = root.local_copy(name)
+    try:
+        yield path
+    finally:
+        if not root.is_local:
+            release(path)
+
+
+def _check_schema(path: Path, name: str, fix: str) -> Iterator[Problem]:
     expected = SCHEMAS[str(PurePosixPath(name).parent)]
     try:
-        found = pq.read_schema(root.local_copy(name))
+        found = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         yield Problem("file_unreadable", name, f"no Parquet file: {error}", fix)
         return
@@ -154,13 +167,14 @@ def _ingest_counts(attempts: pa.Table, photos: pa.Table) -> dict[str, int]:
 
 def _check_duplicates(root: Root, receipt: Receipt) -> Iterator[tuple[str, str, str]]:
     counts = dict.fromkeys(("photos", "kept", "exact_dropped", "stock_dropped"), 0)
-    with pq.ParquetFile(root.local_copy(receipt.file("duplicates"))) as file:
+    with _local(root, receipt.file("duplicates")) as path, pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=["kept", "drop_reason"]):
             counts["photos"] += batch.num_rows
             counts["kept"] += batch.column("kept").true_count
             counts["exact_dropped"] += pc.equal(batch.column("drop_reason"), "exact_duplicate").true_count
             counts["stock_dropped"] += pc.equal(batch.column("drop_reason"), "stock_photo").true_count
-    counts["edges"] = pq.read_metadata(root.local_copy(receipt.file("edges/hash"))).num_rows
+    with _local(root, receipt.file("edges/hash")) as path:
+        counts["edges"] = pq.read_metadata(path).num_rows
     yield from _check_counts(receipt, counts)
     if counts["photos"] != counts["kept"] + counts["exact_dropped"] + counts["stock_dropped"]:
         yield "counts", receipt.file("duplicates"), f"photos are not kept and dropped by reason: {counts}"
