@@ -147,10 +147,8 @@ def disturbed(site: lab.Site, root: Path, still: Undisturbed, number: int, victi
 
 def kill(pid: int, processes: list[psutil.Process], victim: str) -> str:
     """Send SIGKILL to the victim, or to the driver where there is none yet; give what was killed."""
-    word = {"worker": "ray::", "raylet": "raylet"}.get(victim)
+    word = {"worker": "ray::crawl:", "raylet": "raylet"}.get(victim)
     found = lab.named(processes, word) if word else []
-    if victim == "worker":
-        found = [p for p in found if "_run_part" in " ".join(p.cmdline())] or found
     target = found[0] if found else psutil.Process(pid)
     target.send_signal(signal.SIGKILL)
     return victim if found else "driver"

@@ -16,14 +16,15 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pipeline.crawl_part import STAGE, CrawlSpec, Refresh, crawl_part
 from pipeline.crawl_settings import CrawlRun, pinned_settings
-from pipeline.lease import hold_lease, remove_leftovers
+from pipeline.lease import Lease, hold_lease, remove_leftovers
 from pipeline.parts import Block, Interval, count, listed_blocks, merge, parse_range, range_blocks, read_ids, subtract
-from pipeline.runner import PartTask, connected, run_parts
+from pipeline.runner import PartTask, RunResult, connected, run_parts
 from pipeline.sites import SiteFile, load_site
 from schemas.command import EXIT_DONE, EXIT_FAILED, Progress, run_script, script_parser
 from schemas.errors import CircuitOpenError, ReconcileError, SettingsError
@@ -60,26 +61,35 @@ def crawl(arguments: argparse.Namespace) -> Mapping[str, Any]:
     plan.check_settings(root)
     with hold_lease(root, STAGE) as lease:
         remove_leftovers(root)
-        with connected(settings.ray) as num_in_flight:
-            watch = _Watch(plan, settings)
-            run = run_parts(
-                plan.tasks(root),
-                crawl_part,
-                ticket=lease.ticket,
-                num_in_flight=num_in_flight,
-                settings=settings.ray,
-                pace=settings.pace,
-                on_done=watch.part_done,
-                on_tick=watch.tick,
-                check=lease.check,
-            )
-            watch.close()
+        run = _run(plan, root, lease, settings)
     answer = {**site_totals(root, site.name), "done_now": run.done, "seconds": round(time.monotonic() - started_s, 2)}
     if run.failed:
         shown = "; ".join(f"{part}: {why}" for part, why in sorted(run.failed.items())[:3])
         error = f"{len(run.failed)} parts failed, run again to try them again; {shown}"
         return {**answer, "error": error, "parts_failed": len(run.failed), "exit_code": EXIT_FAILED}
     return {**answer, "exit_code": EXIT_DONE}
+
+
+def _run(plan: "_Plan", root: Root, lease: Lease, settings: CrawlRun) -> RunResult:
+    tasks = plan.tasks(root)
+    first = next(tasks, None)
+    if first is None:
+        return RunResult()  # nothing to do: no Ray is started for it
+    watch = _Watch(plan, settings)
+    with connected(settings.ray) as num_in_flight:
+        run = run_parts(
+            chain([first], tasks),
+            crawl_part,
+            ticket=lease.ticket,
+            num_in_flight=num_in_flight,
+            settings=settings.ray,
+            pace=settings.pace,
+            on_done=watch.part_done,
+            on_tick=watch.tick,
+            check=lease.check,
+        )
+    watch.close()
+    return run
 
 
 def site_totals(root: Root, site: str) -> dict[str, int]:
@@ -117,10 +127,16 @@ class _Plan:
         Raises:
             SettingsError: naming each such setting.
         """
-        if self._overwrite:
-            return
         for receipt in _site_receipts(root, self._site.name):
-            if differences := differing_settings(self._pinned, receipt.settings):
+            size = receipt.settings["crawl"]["ids_per_part"]
+            if size != self._settings.crawl.ids_per_part:
+                raise SettingsError(
+                    f"crawl.ids_per_part: {root.text} holds parts of {size} ids of {self._site.name} and "
+                    f"{self._settings.crawl.ids_per_part} is asked for; parts may not overlap: use {size}, "
+                    "or another --root"
+                )
+            differences = differing_settings(self._pinned, receipt.settings)
+            if differences and not self._overwrite:
                 raise SettingsError(
                     f"part {receipt.part} in {root.text} was made with other settings: {'; '.join(differences)}; "
                     "use the same, another --root, or --overwrite to redo such parts"
