@@ -22,23 +22,24 @@ from pipeline.demo_pages import block_page
 from pipeline.dice import unit
 
 MAX_SPOILED_TRIES = 3
-SLOW_PAUSE_S = 0.5
+SLOW_PAUSE_S = 0.4
 BOMB_MEBIBYTES = 256
 ENDLESS_LIMIT_BYTES = 1 << 30
 _CHUNK = b"\0" * 65536
 
-# Share of URLs with each passing fault.
+# Share of URLs with each passing fault. Those that slow a polite crawler for all URLs (429, 503) are the rarest.
 PASSING = {
     "slow": 0.02,
     "reset_before": 0.015,
     "reset_mid": 0.015,
-    "busy_seconds": 0.005,
-    "busy_date": 0.003,
-    "unavailable": 0.012,
-    "block_503": 0.006,
+    "busy_seconds": 0.003,
+    "busy_date": 0.002,
+    "unavailable": 0.006,
+    "block_503": 0.003,
+    # Pages only.
+    "passing_block_403": 0.005,
+    "passing_block_200": 0.005,
 }
-# With `transient_blocks`: a crawler must ask again after a block page within its tries for these to be stable.
-PASSING_BLOCKS = {"passing_block_403": 0.005, "passing_block_200": 0.005}
 
 # Lasting faults of any page and of any photo: share, outcome, error. No outcome: the URL still ends well.
 LASTING: dict[str, tuple[float, str | None, str | None]] = {
@@ -47,7 +48,7 @@ LASTING: dict[str, tuple[float, str | None, str | None]] = {
     "redirect_members": (0.007, "disallowed", "robots"),
     "gzip_bomb": (0.006, "failed", "too_large"),
     "endless": (0.006, "failed", "too_large"),
-    "down": (0.003, "failed", "http_503"),
+    "down": (0.002, "failed", "http_503"),
 }
 # Of live pages only: what a page says about its use, and pages that are no listing.
 LASTING_PAGES: dict[str, tuple[float, str | None, str | None]] = {
@@ -105,10 +106,9 @@ class Fault:
 class FaultPlan:
     """Which URL has which fault; `scale` multiplies every share."""
 
-    def __init__(self, *, seed: int, scale: float = 1.0, transient_blocks: bool = False) -> None:
+    def __init__(self, *, seed: int, scale: float = 1.0) -> None:
         self._seed = seed
-        passing = PASSING | (PASSING_BLOCKS if transient_blocks else {})
-        self._passing = {kind: share * scale for kind, share in passing.items()}
+        self._passing = {kind: share * scale for kind, share in PASSING.items()}
         self._lasting = {"gone": LASTING, "page": LASTING | LASTING_PAGES, "photo": LASTING | LASTING_PHOTOS}
         self._scale = scale
 

@@ -46,7 +46,6 @@ class DemoConfig:
     shape: str = "json_ld"
     faults: bool = False
     fault_scale: float = 1.0
-    transient_blocks: bool = False
     edition: int = 0
     photo_host: str = ""
     robots_status: int = 200
@@ -62,8 +61,7 @@ class DemoSite:
         self.stock = _stock(config)
         self.first = self.stock.first
         self.last = self.stock.last
-        scale, blocks = config.fault_scale, config.transient_blocks
-        self.plan = FaultPlan(seed=config.seed, scale=scale, transient_blocks=blocks) if config.faults else None
+        self.plan = FaultPlan(seed=config.seed, scale=config.fault_scale) if config.faults else None
         # A stock of its own: /truth.json is made in a thread.
         self._truth_of = Truth(_stock(config), self.plan)
         self.requests: deque[tuple[float, str, int, str]] = deque(maxlen=KEPT_REQUESTS)
@@ -148,7 +146,7 @@ class DemoSite:
         content_type = "text/html" if kind == "wrong_type" else photo.content_type
         headers = {"Content-Type": content_type, "ETag": f'"{_tag(photo)}"', "Last-Modified": _LAST_MODIFIED}
         headers |= POLICY_HEADERS.get(kind, {})
-        if photo.broken == "oversized" and kind not in ("redirect", "redirect_loop", "redirect_members"):
+        if photo.broken == "oversized" and not (faults and kind.startswith("redirect")):
             return await _oversized(request, headers)
         if request.headers.get("If-None-Match") == headers["ETag"] and (fault is None or fault.outcome is None):
             return web.Response(status=304, headers={"ETag": headers["ETag"]})

@@ -46,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         shape=args.shape,
         faults=args.faults,
         fault_scale=args.fault_scale,
-        transient_blocks=args.transient_blocks,
         edition=args.edition,
     )
     try:
@@ -71,7 +70,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fault-scale", type=float, default=1.0, metavar="X", help="multiply the share of faulty URLs (1.0)"
     )
-    parser.add_argument("--transient-blocks", action="store_true", help="with --faults: block pages that pass by, too")
     parser.add_argument("--seed", type=int, default=0, help="another seed is another site (0)")
     parser.add_argument(
         "--edition", type=int, default=0, help="1: some listings sold, some cheaper than in edition 0 (0)"
