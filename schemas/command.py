@@ -47,8 +47,8 @@ def run_script(
     The body's mapping may carry `exit_code`, which is not printed, for a run that ended and found fault.
     An error of ours is printed as `{"error": ...}`; a bug keeps its traceback and exits 1, with the line too.
     """
-    configure_logs()
     try:
+        configure_logs()
         answer = dict(body(parser.parse_args(argv)))
     except KeyboardInterrupt:
         return _print_last({"error": "interrupted; run the same command again to go on"}, EXIT_FAILED)
@@ -61,12 +61,15 @@ def run_script(
 
 
 def configure_logs() -> None:
-    """Send log lines to stderr, `FORECOURT_LOG` naming the level (INFO where it is not set)."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=os.environ.get("FORECOURT_LOG", "INFO").upper(),
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
+    """Send log lines to stderr, `FORECOURT_LOG` naming the level (INFO where it is not set).
+
+    Raises:
+        UsageError: there is no level of that name.
+    """
+    level = os.environ.get("FORECOURT_LOG", "INFO").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise UsageError(f"FORECOURT_LOG names no level: {level!r}; use DEBUG, INFO, WARNING or ERROR")
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s")
 
 
 def _print_last(answer: Mapping[str, Any], code: int) -> int:

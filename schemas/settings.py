@@ -99,7 +99,8 @@ def _read_config(path: Path | str) -> dict[str, Any]:
         raise SettingsError(
             f"the settings file {path} must hold sections (name: values), found {type(loaded).__name__}"
         )
-    return {str(name): value for name, value in loaded.items()}
+    # A section whose lines are all comments is there, and empty.
+    return {str(name): {} if value is None else value for name, value in loaded.items()}
 
 
 def _assign(values: dict[str, Any], assignment: str) -> None:

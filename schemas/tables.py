@@ -143,11 +143,19 @@ def table_of(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     for row in listed:
         if unknown := row.keys() - known:
             raise IntegrityError(f"columns {sorted(unknown)} are not in the schema; it has {schema.names}")
-    try:
-        columns = [pa.array([row.get(field.name) for row in listed], field.type) for field in schema]
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-        raise IntegrityError(f"a value does not fit its column: {error}") from error
-    for field, column in zip(schema, columns, strict=True):
-        if not field.nullable and column.null_count:
-            raise IntegrityError(f"column {field.name} holds {column.null_count} nulls and may hold none")
+    columns = [_column_of([row.get(field.name) for row in listed], field) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _column_of(values: list[Any], field: pa.Field) -> pa.Array:
+    # Arrow would cut the fraction off without a word.
+    if pa.types.is_integer(field.type) and (cut := [v for v in values if isinstance(v, float) and v % 1]):
+        raise IntegrityError(f"a value does not fit column {field.name}, {field.type}: {cut[0]!r} is no whole number")
+    try:
+        column = pa.array(values, field.type)
+    except (ValueError, TypeError, OverflowError) as error:
+        # ValueError: Arrow's own, and that of text which is no Unicode.
+        raise IntegrityError(f"a value does not fit column {field.name}, {field.type}: {error}") from error
+    if not field.nullable and column.null_count:
+        raise IntegrityError(f"column {field.name} holds {column.null_count} nulls and may hold none")
+    return column
