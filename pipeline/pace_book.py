@@ -33,6 +33,7 @@ _MAX_ASK_AGAIN_S = 1.0
 _DECREASE_PAUSE_S = 1.0
 _SLOW_PAUSE_S = 5.0
 _LATENCY_WEIGHT = 0.1
+_THROTTLE_WEIGHT = 0.1
 _USUAL_WEIGHT = 0.0005
 # Slow answers alone never lower the rate below this share: a site may have become slower for good.
 _SLOW_SHARE = 0.2
@@ -199,6 +200,7 @@ class _Health:
         self._changed_at = self._raised_at = now - _SLOW_PAUSE_S
         self._usual_s: float | None = None
         self._recent_s = 0.0
+        self._throttled = 0.0
         self._failures = 0
         self._failing_since = now
         self._outcomes: deque[bool] = deque(maxlen=settings.alarm_outcomes)
@@ -224,7 +226,9 @@ class _Health:
         else:
             self._failures = 0
             self._close()
-        if status in THROTTLED:
+        throttled = status in THROTTLED
+        self._throttled += _THROTTLE_WEIGHT * (throttled - self._throttled)
+        if throttled and self._throttled >= self._settings.throttle_share:
             self._slow_down(now, _DECREASE_PAUSE_S, floor=self._settings.min_share)
         elif not failed and self._is_slow(outcome.latency_s):
             self._slow_down(now, _SLOW_PAUSE_S, floor=_SLOW_SHARE)

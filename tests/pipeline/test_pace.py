@@ -268,6 +268,16 @@ def test_429_and_503_lower_the_rate_and_good_answers_win_it_back_but_never_more(
     assert_pace_held(sent, 20.0)
 
 
+def test_a_429_or_503_now_and_then_does_not_lower_the_rate() -> None:
+    async def main() -> list[float]:
+        cluster = Cluster()
+        cluster.answer = lambda number: HostOutcome(status=503) if number % 40 == 0 else WELL
+        await cluster.crawl(2, 20, HostLimits(20.0, concurrency=100), 31.0)
+        return cluster.sent
+
+    assert len(run_virtual(main())) >= 0.9 * 20 * 30
+
+
 def test_slow_answers_lower_the_rate() -> None:
     async def main() -> list[float]:
         cluster = Cluster()
