@@ -31,6 +31,11 @@ class Site:
         said = self.json(f"/requests.json?since={since_s}")
         return [dict(zip(said["columns"], row, strict=True)) for row in said["rows"]]
 
+    def reset_tries(self) -> None:
+        """Let the site forget how often each URL was asked, so that its passing faults come again."""
+        with urllib.request.urlopen(f"{self.address}/reset-tries", timeout=_START_S) as answer:
+            answer.read()
+
     def json(self, path: str) -> Any:
         """Ask the site for one of its own documents."""
         with urllib.request.urlopen(self.address + path, timeout=_START_S) as answer:

@@ -5,7 +5,6 @@ Each id gives one attempts row; each photo of a found listing one photos row; ea
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any, Literal, TypeVar, TypeVarTuple
 
 import uvloop
 
+from pipeline.crawl_rows import ListingRows, evidence_text, failure_columns, write_tables
 from pipeline.crawl_settings import CrawlRun, pinned_settings
 from pipeline.fetch import Answer, Fetcher
 from pipeline.pace import HostLimits, PaceClient
@@ -23,12 +23,12 @@ from pipeline.parts import Block, Interval, count, merge
 from pipeline.previous import PreviousPart
 from pipeline.runner import PartContext
 from pipeline.sites import PageReading, SiteFile, read_page, user_agent
-from schemas.errors import FetchError, ImageError, PartError, PolicyError, ReconcileError, RowError, is_transient
+from schemas.errors import FetchError, ImageError, PartError, PolicyError, is_transient
 from schemas.image import store
 from schemas.receipts import PartWriter
 from schemas.shards import ShardWriter
 from schemas.storage import Root
-from schemas.tables import ATTEMPTS, LISTINGS, PHOTOS, photo_key, table_of
+from schemas.tables import photo_key
 
 Arguments = TypeVarTuple("Arguments")
 Returned = TypeVar("Returned")
@@ -48,15 +48,6 @@ class CrawlSpec:
     settings: CrawlRun
     wanted: Block
     refresh: Refresh
-
-
-@dataclass(slots=True)
-class _ListingRows:
-    """What one id became."""
-
-    attempt: dict[str, Any]
-    listing: dict[str, Any] | None
-    photos: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +76,7 @@ def crawl_part(context: PartContext, spec: CrawlSpec) -> dict[str, int]:
             job = _PartJob(context, spec, previous, shard, threads)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
                 rows = loop.run(job.run())
-            counts = _write_tables(writer, rows, context.part)
+            counts = write_tables(writer, rows, context.part)
             shard.seal()
         receipt = writer.commit(
             counts=counts,
@@ -114,10 +105,10 @@ class _PartJob:
         self._site, self._settings = spec.site, spec.settings
         self._by_url: dict[str, asyncio.Task[_Photo]] = {}
         self._room = asyncio.Semaphore(spec.settings.crawl.photos_in_flight)
-        self._rows: list[_ListingRows] = []
+        self._rows: list[ListingRows] = []
         self._fetcher: Fetcher
 
-    async def run(self) -> list[_ListingRows]:
+    async def run(self) -> list[ListingRows]:
         """Ask every id that is to be asked, keep the others, and return all rows in order of id."""
         task = asyncio.current_task()
         loop = asyncio.get_running_loop()
@@ -177,7 +168,7 @@ class _PartJob:
             self._context.advance({"ids": len(self._rows), "photos": photos})
             await asyncio.sleep(_REPORT_EVERY_S)
 
-    async def _listing(self, listing_id: str) -> _ListingRows:
+    async def _listing(self, listing_id: str) -> ListingRows:
         old = self._previous.attempts.get(listing_id)
         if old is None:
             return await self._ask(listing_id, None)
@@ -187,7 +178,7 @@ class _PartJob:
             return await self._ask(listing_id, None)
         return await self._keep(listing_id, old)
 
-    async def _keep(self, listing_id: str, attempt: dict[str, Any]) -> _ListingRows:
+    async def _keep(self, listing_id: str, attempt: dict[str, Any]) -> ListingRows:
         """Carry an id's rows over; with `transient`, ask for its photos that failed for passing reasons."""
         photos = self._previous.photos.get(listing_id, [])
         again = self._spec.refresh == "transient"
@@ -199,14 +190,14 @@ class _PartJob:
                 for row in photos
             )
         )
-        return _ListingRows(attempt, self._previous.listings.get(listing_id), list(kept))
+        return ListingRows(attempt, self._previous.listings.get(listing_id), list(kept))
 
     async def _carry(self, row: dict[str, Any]) -> dict[str, Any]:
         if row["outcome"] == "stored":
             await self._in_thread(self._shard.put, row["key"], self._previous.jpeg(row["key"]))
         return {**row, "part": self._context.part}
 
-    async def _ask(self, listing_id: str, old: dict[str, Any] | None) -> _ListingRows:
+    async def _ask(self, listing_id: str, old: dict[str, Any] | None) -> ListingRows:
         """Ask for a listing's page; a listing once found stays, should the page be gone or fail at a later crawl."""
         url = self._site.url_of(listing_id)
         conditions = {name: old[name] for name in ("etag", "last_modified")} if old else {}
@@ -216,9 +207,9 @@ class _PartJob:
         if was_found and (reading is None or reading.outcome != "found"):
             photos = await self._photos(listing_id, [row["url"] for row in self._previous.photos.get(listing_id, [])])
             kept_attempt = {**attempt, "outcome": "found", "error": None}
-            return _ListingRows(kept_attempt, self._previous.listings.get(listing_id), photos)
+            return ListingRows(kept_attempt, self._previous.listings.get(listing_id), photos)
         if reading is None or reading.listing is None:
-            return _ListingRows(attempt, None, [])
+            return ListingRows(attempt, None, [])
         urls = list(reading.photo_urls[: self._settings.crawl.max_photos])
         listing = {
             **reading.listing,
@@ -229,7 +220,7 @@ class _PartJob:
             "price_usd": self._price_usd(reading.listing),
             "fetched_at": attempt["fetched_at"],
         }
-        return _ListingRows(attempt, listing, await self._photos(listing_id, urls))
+        return ListingRows(attempt, listing, await self._photos(listing_id, urls))
 
     async def _read_until_settled(
         self, listing_id: str, url: str, conditions: Mapping[str, str | None]
@@ -253,12 +244,12 @@ class _PartJob:
             answer = await self._fetcher.get(url, kind="page", **conditions)
         except (FetchError, PolicyError) as error:
             row["outcome"] = "disallowed" if isinstance(error, PolicyError) else "failed"
-            return {**row, **_failure(error)}, None
+            return {**row, **failure_columns(error)}, None
         row |= {
             "status": answer.status,
             "num_tries": answer.num_tries,
             "latency_s": answer.latency_s,
-            "policy": _json(answer.policy),
+            "policy": evidence_text(answer.policy),
             "etag": answer.headers.get("etag", conditions.get("etag")),
             "last_modified": answer.headers.get("last-modified", conditions.get("last_modified")),
             "fetched_at": datetime.now(UTC),
@@ -305,7 +296,7 @@ class _PartJob:
                 except (FetchError, PolicyError) as error:
                     if old is not None and was_stored:
                         return await self._in_thread(self._carry_photo, key, old)
-                    failure = _failure(error)
+                    failure = failure_columns(error)
                     outcome = "disallowed" if isinstance(error, PolicyError) else "failed"
                     kept = {name: failure[name] for name in ("error", "policy", "fetched_at")}
                     return _Photo(key, {"outcome": outcome, **kept})
@@ -321,7 +312,7 @@ class _PartJob:
     def _store(self, key: str, answer: Answer) -> _Photo:
         """Decode, hash, encode and write one photo, in a decode thread."""
         columns: dict[str, Any] = {
-            "policy": _json(answer.policy),
+            "policy": evidence_text(answer.policy),
             "etag": answer.headers.get("etag"),
             "fetched_at": datetime.now(UTC),
         }
@@ -350,51 +341,6 @@ def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _failure(error: RowError) -> dict[str, Any]:
-    """Return the columns of an attempt that gave no answer."""
-    return {
-        "error": error.reason,
-        "status": getattr(error, "status", None),
-        "num_tries": getattr(error, "num_tries", 0),
-        "latency_s": getattr(error, "latency_s", None),
-        "policy": _json(getattr(error, "policy", None)),
-        "fetched_at": datetime.now(UTC),
-    }
-
-
-def _json(evidence: Mapping[str, Any] | None) -> str | None:
-    return json.dumps(evidence, sort_keys=True) if evidence else None
-
-
-def _write_tables(writer: PartWriter, listings: list[_ListingRows], part: str) -> dict[str, int]:
-    attempts = [rows.attempt for rows in listings]
-    photos = [photo for rows in listings for photo in rows.photos]
-    counts = _counts(attempts, photos)
-    if counts["ids"] != sum(counts[name] for name in ("found", "gone", "failed", "disallowed")):
-        raise ReconcileError(f"part {part}: ids are not found + gone + failed + disallowed: {counts}")
-    writer.write_table("photos", table_of(photos, PHOTOS))
-    writer.write_table("listings", table_of([r.listing for r in listings if r.listing is not None], LISTINGS))
-    writer.write_table("attempts", table_of(attempts, ATTEMPTS))
-    return counts
-
-
-def _counts(attempts: list[dict[str, Any]], photos: list[dict[str, Any]]) -> dict[str, int]:
-    def of(rows: list[dict[str, Any]], outcome: str) -> int:
-        return sum(row["outcome"] == outcome for row in rows)
-
-    return {
-        "ids": len(attempts),
-        **{outcome: of(attempts, outcome) for outcome in ("found", "gone", "failed", "disallowed")},
-        "photos": len(photos),
-        "stored": of(photos, "stored"),
-        "photos_failed": of(photos, "failed"),
-        "rejected": of(photos, "rejected"),
-        "photos_disallowed": of(photos, "disallowed"),
-        "bytes": sum(row.get("size_bytes") or 0 for row in photos),
-        "transient": sum(is_transient(row["error"]) for row in (*attempts, *photos)),
-    }
 
 
 def _scope(spec: CrawlSpec, writer: PartWriter) -> dict[str, Any]:

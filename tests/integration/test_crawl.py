@@ -1,4 +1,4 @@
-"""The crawl as a user runs it, on a real Ray against the demo site: what it finds, keeps, refuses and takes up again."""
+"""The crawl as a user runs it, on a real Ray against the demo site: what it finds, keeps, refuses, takes up again."""
 
 import json
 import os
@@ -157,6 +157,7 @@ def test_recrawl_takes_changes_and_loses_nothing(script: Script, tmp_path: Path)
 def test_retry_asks_only_what_failed_for_passing_reasons(faulty_site: lab.Site, script: Script, tmp_path: Path) -> None:
     root = tmp_path / "data"
     once = ("--set", "fetch.max_tries=1")
+    faulty_site.reset_tries()
     _, hasty = script(crawl.main, root, *crawl_arguments(faulty_site, *once))
     asked = len(faulty_site.requests())
     code, line = script(crawl.main, root, *crawl_arguments(faulty_site, "--retry", "transient"))
