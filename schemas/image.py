@@ -350,7 +350,8 @@ def _load_png(header: Header, image: Image.Image, settings: ImageSettings) -> Im
             raise
         return _load(_open(replace(header, payload=padded(header)), PngImageFile))
     last_line = np.asarray(image.crop((0, header.height_px - 1, header.width_px, header.height_px)))
-    if last_line.any():
+    # The last line of an interlaced picture need not be among the last to arrive.
+    if last_line.any() and not header.interlaced:
         return image
     share = read_share(header)
     if share < (1.0 if settings.min_read_share is None else settings.min_read_share):

@@ -59,6 +59,13 @@ def test_interlaced_lines_are_counted_by_pass() -> None:
     assert pixel_bytes(read_png(data)) == lines
     assert decode(data, FULL_SIZE).pixels.shape == (8, 8, 3)
     assert reason(png(lines=bytes(lines - 1), colour=0, interlace=1)) == "truncated"
+    # The last of seven lines comes with the sixth pass: it says nothing of the seventh.
+    grey = bytes(
+        byte for size in ((1, 1), (1, 1), (2, 1), (2, 2), (4, 2)) for byte in (b"\0" + b"\xc8" * size[0]) * size[1]
+    )
+    grey += (b"\0" + b"\xc8" * 4) * 4 + (b"\0" + b"\xc8" * 8) * 3
+    assert (decode(png(lines=grey, height=7, colour=0, interlace=1), FULL_SIZE).pixels == 200).all()
+    assert reason(png(lines=grey[:-9], height=7, colour=0, interlace=1)) == "truncated"
 
 
 def test_deep_colour_becomes_its_high_byte() -> None:
