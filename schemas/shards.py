@@ -237,8 +237,7 @@ class Shard:
         Raises:
             KeyError: it is not in this shard.
         """
-        with self._environment().env.begin() as txn:
-            found = txn.get(key.encode())
+        found = self._txn().get(key.encode())
         if found is None:
             raise _missing(key, self.path)
         return found
@@ -250,13 +249,12 @@ class Shard:
             KeyError: one of them is not in this shard.
         """
         found: dict[str, bytes] = {}
-        with self._environment().env.begin() as txn:
-            # UTF-8 sorts as text does.
-            for key in sorted(set(keys)):
-                jpeg = txn.get(key.encode())
-                if jpeg is None:
-                    raise _missing(key, self.path)
-                found[key] = jpeg
+        txn = self._txn()
+        for key in sorted(set(keys)):  # UTF-8 sorts as text does
+            jpeg = txn.get(key.encode())
+            if jpeg is None:
+                raise _missing(key, self.path)
+            found[key] = jpeg
         return [found[key] for key in keys]
 
     def items(self) -> Iterator[tuple[str, bytes]]:
@@ -275,8 +273,7 @@ class Shard:
         return int(self._environment().env.stat()["entries"])
 
     def __contains__(self, key: str) -> bool:
-        with self._environment().env.begin(buffers=True) as txn:  # a view, not a copy
-            return txn.get(key.encode()) is not None
+        return self._txn().cursor().set_key(key.encode())
 
     def warm(self) -> int:
         """Read the file once from end to end, so that random reads come from RAM; return its bytes."""
@@ -295,20 +292,27 @@ class Shard:
             if self._origin is not None and not self._origin[0].is_local:
                 release(self.path)
 
+    def _txn(self) -> "lmdb.Transaction[bytes]":
+        """Return this thread's transaction, kept for good: a sealed file has nothing newer to see."""
+        opened = self._opened
+        if self._closed or opened.pid != os.getpid():
+            opened = self._environment()
+        try:
+            txn: lmdb.Transaction[bytes] = opened.threads.txn
+        except AttributeError:
+            txn = opened.threads.txn = opened.env.begin()
+        return txn
+
     def _environment(self) -> "_Environment":
+        """Return what is open, in a fork opened anew: an environment of the parent's must not be used here."""
         if self._closed:
             raise ValueError(f"{self.path} is closed")
         if self._opened.pid != os.getpid():
-            self._reopen()
+            with _process_lock():
+                if self._opened.pid != os.getpid():
+                    self.path = _fetched(*self._origin) if self._origin is not None else self.path
+                    self._opened = _acquire(self.path, self._readahead)
         return self._opened
-
-    def _reopen(self) -> None:
-        """Open the file anew in a fork: an environment of the parent's must not be used here."""
-        with _process_lock():
-            if self._opened.pid != os.getpid():
-                if self._origin is not None:
-                    self.path = _fetched(*self._origin)
-                self._opened = _acquire(self.path, self._readahead)
 
 
 class _Environment:
@@ -318,6 +322,7 @@ class _Environment:
         self.identity = identity
         self.pid = identity[0]
         self.num_shards = 0
+        self.threads = threading.local()
         size_bytes = check_whole(path)
         try:
             self.env = lmdb.open(
@@ -349,7 +354,9 @@ def _process_lock() -> "threading.RLock":
 
 def _acquire(path: Path, readahead: bool) -> _Environment:
     with _process_lock():
-        _close_inherited()
+        # A fork closes its parent's: LMDB opens no file twice, and the parent feels nothing of it.
+        for inherited in [identity for identity in _ENVIRONMENTS if identity[0] != os.getpid()]:
+            _ENVIRONMENTS.pop(inherited).env.close()
         try:
             stat = path.stat()
         except OSError as error:
@@ -360,12 +367,6 @@ def _acquire(path: Path, readahead: bool) -> _Environment:
             opened = _ENVIRONMENTS[identity] = _Environment(path, identity, readahead)
         opened.num_shards += 1
         return opened
-
-
-def _close_inherited() -> None:
-    """Close the parent's environments in a fork: LMDB opens no file twice, and the parent feels nothing."""
-    for identity in [identity for identity in _ENVIRONMENTS if identity[0] != os.getpid()]:
-        _ENVIRONMENTS.pop(identity).env.close()
 
 
 def _missing(key: str, path: Path) -> KeyError:
