@@ -229,6 +229,12 @@ def _doors(shape: Shape, model: Model, paint: Colour) -> list[Face]:
         handle = [at(cut - 0.045, 0.73), at(cut - 0.01, 0.73), at(cut - 0.01, 0.79), at(cut - 0.045, 0.79)]
         faces += _both(shape, handle, scaled(paint, 0.5), out=0.01)
     mirror = [at(first + 0.02, 0.98), at(first + 0.06, 0.98), at(first + 0.055, 1.16), at(first + 0.02, 1.14)]
+    # The mirror's glass looks along the car and stands out from it.
+    (x, low), (_, high) = at(first + 0.04, 0.98), at(first + 0.04, 1.16)
+    inner, outer = shape.wide(x, low), shape.wide(x, low) + 0.19
+    for side in (1, -1):
+        glass = np.array([(x, side * y, z) for y, z in ((inner, low), (outer, low), (outer, high), (inner, high))])
+        faces.append(Face(glass, scaled(paint, 0.62), (1.0, 0.0, 0.0), one_sided=False, shine=0.6))
     return faces + _both(shape, mirror, scaled(paint, 0.8), out=0.12)
 
 
