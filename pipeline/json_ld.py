@@ -18,8 +18,11 @@ from pipeline.page import Page
 from pipeline.schema_org import Node, local_name, read_node, text_of, types_of
 
 MAX_NODES = 50_000
+MAX_CANDIDATES = 200
 MAX_MICRODATA_ITEMS = 30
-MAX_MICRODATA_PROPERTIES = 3_000
+MAX_MICRODATA_SCOPES = 150
+MAX_MICRODATA_PROPERTIES = 1_000
+MAX_MICRODATA_DEPTH = 10
 MAX_DEPTH = 60
 MAX_STRICT_CHARS = 1_000_000
 
@@ -108,7 +111,7 @@ class _Walk:
             listed = any(key in _LISTS for key in keys)
             if kinds & (VEHICLES | PRODUCTS) and len(node) > len({"@type", "@id"} & node.keys()):
                 companions = _companions(path)
-                if companions is None:
+                if companions is None or len(self.candidates) >= MAX_CANDIDATES:
                     continue
                 rank = _VEHICLE_SCORE if kinds & VEHICLES else _PRODUCT_SCORE
                 owners.update(map(id, companions))
@@ -242,26 +245,35 @@ def _microdata(page: Page) -> Iterator[Any]:
     """Yield the page's outermost microdata items that may hold a listing, in the form of JSON-LD."""
     if "itemtype" not in page.text.lower() or page.tree is None:
         return
-    wanted = VEHICLES | PRODUCTS | OFFERS | {"breadcrumblist", "itemlist"}
+    wanted = VEHICLES | PRODUCTS | OFFERS | {"breadcrumblist"}
     taken = 0
-    for element in page.tree.iter(etree.Element):
-        kinds = {kind.rstrip("/").rpartition("/")[2].lower() for kind in (element.get("itemtype") or "").split()}
-        if not kinds & wanted or any(_has_item(outer) for outer in element.iterancestors()):
+    for element in page.tree.xpath("//*[@itemscope and @itemtype]"):
+        if not _item_types(element) & wanted:
+            continue
+        outer = [_item_types(parent) for parent in element.iterancestors() if parent.get("itemscope") is not None]
+        if any(kinds & wanted for kinds in outer) or not _is_small(element):
             continue
         taken += 1
-        properties = sum(1 for _ in element.iterfind(".//*[@itemprop]"))
-        if taken > MAX_MICRODATA_ITEMS or properties > MAX_MICRODATA_PROPERTIES:
-            continue
+        if taken > MAX_MICRODATA_ITEMS:
+            return
         try:
             items = MicrodataExtractor(nested=True).extract_items(element, page.base_url)
         except (ValueError, RecursionError, AttributeError, etree.LxmlError):
             continue
-        yield from (_as_json_ld(item, 0) for item in items)
+        nodes = [_as_json_ld(item, 0) for item in items[:1]]
+        yield {"itemListElement": nodes} if any("itemlist" in kinds for kinds in outer) else nodes
 
 
-def _has_item(element: Any) -> bool:
-    kinds = {kind.rstrip("/").rpartition("/")[2].lower() for kind in (element.get("itemtype") or "").split()}
-    return bool(kinds & (VEHICLES | PRODUCTS | OFFERS | {"breadcrumblist", "itemlist"}))
+def _is_small(element: Any) -> bool:
+    """Tell whether extruct can read an item: its cost grows with the cube of what is nested."""
+    scopes = element.xpath(".//*[@itemscope]")
+    if len(scopes) > MAX_MICRODATA_SCOPES or element.xpath("count(.//*[@itemprop])") > MAX_MICRODATA_PROPERTIES:
+        return False
+    return all(scope.xpath("count(ancestor::*[@itemscope])") <= MAX_MICRODATA_DEPTH for scope in scopes)
+
+
+def _item_types(element: Any) -> set[str]:
+    return {local_name(kind).lower() for kind in (element.get("itemtype") or "").split()}
 
 
 def _as_json_ld(item: Any, depth: int) -> Any:

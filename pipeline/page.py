@@ -11,7 +11,7 @@ from lxml import etree
 from lxml.html import HTMLParser
 from w3lib.encoding import html_to_unicode
 
-MAX_PAGE_BYTES = 16 * 2**20
+MAX_PAGE_BYTES = 8 * 2**20
 MAX_VISIBLE_CHARS = 20_000
 
 _UNSEEN_TAGS = frozenset({"script", "style", "noscript", "template", "svg", "head"})

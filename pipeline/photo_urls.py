@@ -39,7 +39,7 @@ _STEM_SIZE = re.compile(
 )
 _STEM_NAME_FIRST = re.compile(rf"^(?P<name>{_NAMES})[-_](?=\w)", re.IGNORECASE)
 _EBAY_SIZE = re.compile(r"^\$_(\d{1,3})$")
-_EBAY_WIDTHS = {"57": 1600, "20": 1600, "10": 1600, "59": 1280, "85": 1024, "27": 640, "3": 800, "1": 400, "12": 500}
+_EBAY_WIDTHS = {"57": 1600, "10": 1024, "59": 960, "3": 800, "20": 800, "27": 640, "12": 500, "1": 400}
 _EXTENSION = re.compile(r"\.(?:jpe?g|webp|avif)$", re.IGNORECASE)
 _WIDTH_PARAMS = frozenset({"w", "width", "imwidth", "wid", "maxwidth", "max-w", "mw"})
 _HEIGHT_PARAMS = frozenset({"h", "height", "imheight", "hei", "maxheight", "max-h", "mh"})
@@ -53,8 +53,10 @@ _URL_KEYS = (
     "full", "fullSize", "xxl", "xl", "xlarge", "large", "l", "big", "medium", "m", "md", "default", "small", "s", "sm",
     "thumbnail", "thumbnailUrl", "thumb",
 )  # fmt: skip
-_SMALL_KEYS = {"thumbnail": 150, "thumbnailUrl": 150, "thumb": 150, "small": 320, "s": 320, "sm": 320, "medium": 640}
-_SMALL_KEYS |= {"m": 640, "md": 640}
+_SMALL_KEYS = {
+    "thumbnail": 150, "thumbnailUrl": 150, "thumb": 150, "small": 320, "s": 320, "sm": 320, "medium": 640, "m": 640,
+    "md": 640,
+}  # fmt: skip
 _SRCSET_ITEM = re.compile(r"\s*([^\s,]\S*[^\s,]|[^\s,])(?:\s+([\d.]+)([wxh]))?\s*(?:,|$)")
 
 

@@ -128,7 +128,10 @@ def _listed(value: Any) -> list[Any]:
 def _make(things: Sequence[Node], resolve: Resolve) -> Any:
     for node in things:
         for name in _PROPERTIES["make"]:
-            text = text_of(resolve(node.get(name)))
+            value = resolve(node.get(name))
+            if isinstance(value, Mapping) and not {"name", "@value", "value"} & value.keys():
+                continue
+            text = text_of(value)
             if text and not text.startswith(("http://", "https://", "#", "_:")):
                 return text
     # A model given as an object may itself name its brand.

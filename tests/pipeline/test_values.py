@@ -75,8 +75,10 @@ def test_a_price_is_read_in_any_locale(text: str, amount: str, currency: str | N
 
 @pytest.mark.parametrize(
     "value",
-    ["", "Call for price", "auf Anfrage", "POA", "0", "$0.00", "0,00 \u20ac", 0, -5, True, float("nan"), float("inf")]
-    + [None, [], "$299/mo", "\u20ac 199 mtl.", 10**30, "9" * 400, "-", "99999999999999 EUR", "1.9%"],
+    [
+        *("", "Call for price", "auf Anfrage", "POA", "0", "$0.00", "0,00 \u20ac", 0, -5, True, float("nan"), None, []),
+        *("$299/mo", "\u20ac 199 mtl.", 10**30, "9" * 400, "-", "99999999999999 EUR", "1.9%", float("inf")),
+    ],
 )
 def test_what_is_no_price_is_null(value: Any) -> None:
     assert read_price(value, AMERICA) == (None, None)
