@@ -285,8 +285,12 @@ class Fetcher:
         return SiteText(answer.url, answer.status, cut_robots(answer.body) if answer.status < 300 else "")
 
     def _limits_of(self, target: Target) -> HostLimits:
-        delay_s = self._rules.crawl_delay_s(target.origin)
-        return replace(self._limits, crawl_delay_s=delay_s, essential=target.host in self._essential)
+        return HostLimits(
+            self._limits.requests_per_second,
+            self._limits.concurrency,
+            crawl_delay_s=self._rules.crawl_delay_s(target.origin),
+            essential=target.host in self._essential,
+        )
 
 
 class _CheckedResolver(AbstractResolver):

@@ -15,6 +15,8 @@ _MAX_SHOWN = 200
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _KEPT = _UNRESERVED | frozenset(":/?#[]@!&'()+,;=")
 _PIECE = re.compile(r"%[0-9A-Fa-f]{2}|.", re.DOTALL)
+# What most paths and patterns are made of: spelt as they came.
+_PLAIN = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!&'()+,;=-]*")
 _TOKEN = re.compile(r"[A-Za-z_-]+")
 _PATH_THEN_TERMS = re.compile(r"(?P<path>[/*]\S*)\s+(?P<terms>.*)")
 
@@ -138,7 +140,8 @@ def matches(pattern: str, path: str) -> bool:
 
 def normalise_path(path: str) -> str:
     """Spell a path with its query as patterns are spelt: reserved and foreign characters as they came or escaped."""
-    return "".join(_spell(piece) for piece in _PIECE.findall(path.partition("#")[0]))
+    path = path.partition("#")[0]
+    return path if _PLAIN.fullmatch(path) else "".join(_spell(piece) for piece in _PIECE.findall(path))
 
 
 def normalise_pattern(pattern: str) -> str:
