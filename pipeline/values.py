@@ -61,7 +61,7 @@ def clean_listing(raw: Mapping[str, Any], place: Place) -> dict[str, Any]:
         clean[name] = read_text(name, raw.get(name), place, names=raw.get("_names") or ())
     clean["price"], currency = read_price(_amount_of(raw.get("price")), place)
     if clean["price"] is not None:
-        named = read_currency(raw.get("currency"), place) or _currency_of(raw.get("price"), place)
+        named = read_currency(plain_text(raw.get("currency")), place) or _currency_of(raw.get("price"), place)
         clean["currency"] = named or currency
     clean["year"] = read_year(raw.get("year"))
     clean["vin"] = read_vin(raw.get("vin"))
@@ -215,7 +215,7 @@ def _amount_of(value: Any) -> Any:
     if isinstance(value, list):
         value = next((item for item in value if item), None)
     if isinstance(value, Mapping):
-        for key in ("price", "amount", "value", "lowPrice", "minPrice", "raw", "formatted", "display", "text"):
+        for key in ("price", "amount", "value", "@value", "lowPrice", "minPrice", "raw", "formatted", "display", "text"):
             if value.get(key) not in (None, "", 0):
                 return value[key]
         return None

@@ -100,6 +100,7 @@ def test_markup_of_a_car_is_read_whole() -> None:
         [car(offers=None), {"@type": "Product", "name": "2019 Acura MDX Base", "offers": {"price": "45295"}}],
         [car(offers=None), {"@type": "Offer", "price": 45295, "priceCurrency": "USD"}],
         {"https://schema.org/brand": "Acura", **car(brand=None)},
+        car(offers={"price": {"@value": "45295"}, "priceCurrency": {"@value": "USD"}}),
         [car(), {"@type": "Car", "name": "Similar", "brand": "Kia", "offers": {"price": 1}}],
         car(isSimilarTo=[{"@type": "Car", "name": "Other", "brand": "Kia", "model": "Rio", "offers": {"price": 1}}]),
     ],
