@@ -210,12 +210,15 @@ def without_make(model: str, make: str | None) -> str | None:
     return text
 
 
+_AMOUNT_KEYS = ("price", "amount", "value", "@value", "lowPrice", "minPrice", "raw", "formatted", "display", "text")
+
+
 def _amount_of(value: Any) -> Any:
     """Return the amount of a price object, a bare price as it is."""
     if isinstance(value, list):
         value = next((item for item in value if item), None)
     if isinstance(value, Mapping):
-        for key in ("price", "amount", "value", "@value", "lowPrice", "minPrice", "raw", "formatted", "display", "text"):
+        for key in _AMOUNT_KEYS:
             if value.get(key) not in (None, "", 0):
                 return value[key]
         return None
