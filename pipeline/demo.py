@@ -46,7 +46,7 @@ def _demo(arguments: argparse.Namespace) -> Mapping[str, Any]:
     root, site = str(folder / "data"), str(folder / "site.yaml")
     with _demo_site(site, arguments.listings) as address:
         _say(f"A site with {arguments.listings:,} listing ids is at {address}. Crawl it:")
-        crawl = _run("crawl.py", "--root", root, "--site", site)
+        crawl = _run("crawl.py", "--root", root, "--site", site, "--set", "crawl.ids_per_part=100")
     _say("Drop exact duplicates and stock photos:")
     dedup = _run("dedup.py", "--root", root)
     _say("What became of every id and photo:")

@@ -125,7 +125,7 @@ def connected(settings: RaySettings) -> Iterator[int]:
         return
     try:
         if address:
-            ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False)
+            ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
         else:
             cores = max(os.cpu_count() or 1, round((settings.num_workers or 1) * settings.cpus_per_part + 0.5))
             ray.init(
@@ -135,6 +135,7 @@ def connected(settings: RaySettings) -> Iterator[int]:
                 object_store_memory=settings.object_store_bytes,
                 include_dashboard=False,
                 log_to_driver=False,
+                logging_level=logging.ERROR,
             )
     except (ConnectionError, RayError, OSError, RuntimeError) as error:
         raise RunError(f"cannot reach Ray at {address or 'this machine'}: {error}") from error
