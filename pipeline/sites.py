@@ -5,7 +5,8 @@ Writes: nothing. The last line of stdout is one JSON object: outcome, error, lis
 Exit:   0 a listing was read; 1 the page is no listing; 2 the site file or the page cannot be used.
 
 Examples:
-  python pipeline/sites.py pipeline/configs/sites/state_example.yaml saved-page.html
+  cp pipeline/configs/sites/json_ld_example.yaml my-site.yaml   # then fill in the address and your contact
+  python pipeline/sites.py my-site.yaml saved-page.html
   python pipeline/sites.py my-site.yaml saved-page.html --url https://cars.example.org/listing/17 --status 403
 """
 
