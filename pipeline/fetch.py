@@ -38,7 +38,7 @@ from pipeline.site_rules import SiteRules
 from schemas.errors import CircuitOpenError, FetchError, PolicyError, RowError, RunError, http_reason, is_transient
 from schemas.settings import Section, operational, result
 
-__all__ = ["Answer", "FetchFailed", "FetchRefused", "FetchSettings", "Fetcher", "check_url", "local_pace"]
+__all__ = ["Answer", "FetchFailed", "FetchRefused", "FetchSettings", "Fetcher", "HostLimits", "check_url", "local_pace"]
 
 _ACCEPT: Mapping[Kind, str] = {
     "page": "text/html, application/xhtml+xml;q=0.9, */*;q=0.1",
