@@ -38,6 +38,7 @@ class Undisturbed:
     first_fetch_s: float
     last_receipt_s: float
     num_requests: int
+    parts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,8 @@ def chaos(folder: Path, num_rounds: int, listings: int, seed: int) -> tuple[list
     """Run an undisturbed crawl and `num_rounds` disturbed ones in `folder`."""
     dice = random.Random(seed)
     with lab.demo_site(folder, "--faults", "--listings", str(listings), "--rate", str(RATE)) as site:
+        undisturbed(site, folder / "warm")  # the site draws each photo once
+        site.reset_tries()
         still = undisturbed(site, folder / "still")
         rounds = []
         for number in range(num_rounds):
@@ -89,6 +92,7 @@ def chaos(folder: Path, num_rounds: int, listings: int, seed: int) -> tuple[list
         "rounds": len(rounds),
         "equal": sum(r.equal for r in rounds),
         "killed_between_first_fetch_and_last_receipt": sum(r.was_crawling for r in rounds),
+        "finished_before_the_kill": sum(r.victim == "none" for r in rounds),
         "by_victim": dict(Counter(r.victim for r in rounds)),
         "orphans_at_rerun": sum(r.orphans_at_rerun for r in rounds),
         "busiest_5s_window": max(r.busiest_window for r in rounds),
@@ -105,12 +109,13 @@ def undisturbed(site: lab.Site, root: Path) -> Undisturbed:
     wall_s = time.time()
     lab.run("crawl.py", *arguments_of(site, root), timeout_s=_RUN_S, log=root.with_suffix(".log"))
     requests = site.requests(started_s)
-    receipts = [path.stat().st_mtime for path in (root / "receipts/crawl").glob("*.json")]
+    receipts = [path.stat().st_mtime for path in receipts_of(root)]
     return Undisturbed(
         digest=digest(root),
         first_fetch_s=min(row["at"] for row in requests) - started_s,
         last_receipt_s=max(receipts) - wall_s,
         num_requests=len(requests),
+        parts=num_receipts(root),
     )
 
 
@@ -121,7 +126,8 @@ def disturbed(site: lab.Site, root: Path, still: Undisturbed, number: int, victi
     crawl = lab.start("crawl.py", *arguments_of(site, root), log=log)
     time.sleep(max(0.0, moment_s - (time.monotonic() - started_s)))
     before = lab.family(crawl.pid)
-    killed = kill(crawl.pid, before, victim)
+    has_fetched, parts_done = bool(site.requests(started_s)), num_receipts(root)
+    killed = kill(crawl.pid, before, victim) if crawl.poll() is None else "none"
     code, _ = wait_for(crawl)
     reruns, orphans = 0, 0
     while code and reruns < _MAX_RERUNS:
@@ -136,7 +142,7 @@ def disturbed(site: lab.Site, root: Path, still: Undisturbed, number: int, victi
         number=number,
         victim=killed,
         killed_at_s=round(moment_s, 2),
-        was_crawling=still.first_fetch_s <= moment_s <= still.last_receipt_s,
+        was_crawling=killed != "none" and has_fetched and parts_done < still.parts,
         reruns=reruns,
         equal=code == 0 and digest(root) == still.digest,
         orphans_at_rerun=orphans,
@@ -162,6 +168,16 @@ def alive_at_first_request(site: lab.Site, crawl: Any, before: list[psutil.Proce
             return len(lab.named(alive, "ray::"))
         time.sleep(0.05)
     return 0
+
+
+def receipts_of(root: Path) -> list[Path]:
+    """Return the receipts of a root that a crawl may be writing."""
+    return list((root / "receipts/crawl").glob("*.json"))
+
+
+def num_receipts(root: Path) -> int:
+    """Count the committed parts."""
+    return len(receipts_of(root))
 
 
 def wait_for(crawl: Any) -> tuple[int, dict[str, Any]]:

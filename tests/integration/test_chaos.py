@@ -11,4 +11,4 @@ from benchmarks.chaos import chaos
 def test_killed_crawls_end_as_the_undisturbed_one(tmp_path: Path) -> None:
     rounds, summary = chaos(tmp_path, 3, 60, seed=1)
     assert summary["ok"], rounds
-    assert {r.victim for r in rounds} >= {"driver"}
+    assert any(r.reruns for r in rounds)
