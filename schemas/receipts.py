@@ -229,7 +229,7 @@ class PartWriter:
     def abandon(self) -> None:
         """Remove what was staged; what is committed stays."""
         for path in self._staged.values():
-            path.unlink(missing_ok=True)
+            self.root.discard(path)
         self._staged.clear()
 
 

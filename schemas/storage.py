@@ -138,7 +138,8 @@ class Root:
         if self.is_local:
             folder = Path(self.path(name)).parent
         else:
-            folder = Path(tempfile.gettempdir()) / f"forecourt-{token}" / PurePosixPath(name).parent
+            # A folder of its own, which goes with it: another thread may stage at the same moment.
+            folder = Path(tempfile.gettempdir()) / f"forecourt-{token}-{name.replace('/', '-')}"
         with reported(str(folder), writing=True):
             _make_folder(folder)
         return folder / f"{PurePosixPath(name).name}.{token}{TEMPORARY_SUFFIX}"
@@ -153,7 +154,14 @@ class Root:
                 return
             with staged.open("rb") as source, self._fs.open_output_stream(self.path(name)) as target:
                 shutil.copyfileobj(source, target, 8 << 20)
-            staged.unlink()
+            self.discard(staged)
+
+    def discard(self, staged: Path) -> None:
+        """Remove a staged file; nothing happens where it is not there."""
+        with reported(str(staged)):
+            staged.unlink(missing_ok=True)
+            if not self.is_local and staged.parent.is_dir():
+                staged.parent.rmdir()
 
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens where it is not there."""

@@ -70,6 +70,17 @@ def test_staged_files_of_two_folders_do_not_meet_and_become_real_when_published(
         root.publish(path, name)
         assert root.read_bytes(name) == name.encode()
         assert not path.exists()
+        assert path.parent.exists() == root.is_local
+
+
+def test_a_staged_file_can_be_discarded(root: Root) -> None:
+    staged = root.staged("photos/demo-1.parquet", "token")
+    root.discard(staged)
+    staged = root.staged("photos/demo-1.parquet", "token")
+    staged.write_bytes(b"x")
+    root.discard(staged)
+    assert not staged.exists()
+    assert staged.parent.exists() == root.is_local
 
 
 def test_a_published_file_takes_the_place_of_the_old_one(root: Root) -> None:
