@@ -13,6 +13,9 @@ from typing import Any
 
 import psutil
 
+from pipeline.catalog import query
+from schemas.storage import Root
+
 ROOM = Path(__file__).resolve().parent.parent
 WINDOW_S = 5.0
 _START_S = 60.0
@@ -30,6 +33,10 @@ class Site:
         """Return what was asked since a moment of the machine's monotonic clock, the lab's own questions aside."""
         said = self.json(f"/requests.json?since={since_s}")
         return [dict(zip(said["columns"], row, strict=True)) for row in said["rows"]]
+
+    def num_requests(self) -> int:
+        """Return how many requests the site has answered."""
+        return int(self.json("/requests.json?since=1e18")["total"])
 
     def reset_tries(self) -> None:
         """Let the site forget how often each URL was asked, so that its passing faults come again."""
@@ -88,6 +95,12 @@ def run(script: str, *arguments: str, timeout_s: float = 3600.0, log: Path | Non
     if code:
         raise RuntimeError(f"{script} {' '.join(arguments)} exited with {code}: {answer}")
     return answer
+
+
+def rows(root: Path, sql: str) -> list[dict[str, Any]]:
+    """Return the rows of a query over a root."""
+    listed: list[dict[str, Any]] = query(Root.open(str(root)), sql).to_pylist()
+    return listed
 
 
 def busiest_window(times_s: Sequence[float], window_s: float = WINDOW_S) -> int:

@@ -22,7 +22,8 @@ from typing import Any
 
 from pipeline.crawl_part import STAGE, CrawlSpec, Refresh, crawl_part
 from pipeline.crawl_settings import CrawlRun, pinned_settings
-from pipeline.lease import Lease, hold_lease, remove_leftovers
+from pipeline.lease import Lease, hold_lease
+from pipeline.leftovers import remove_leftovers
 from pipeline.parts import Block, Interval, count, listed_blocks, merge, parse_range, range_blocks, read_ids, subtract
 from pipeline.runner import PartTask, RunResult, connected, run_parts
 from pipeline.sites import SiteFile, load_site
@@ -60,7 +61,7 @@ def crawl(arguments: argparse.Namespace) -> Mapping[str, Any]:
     root.require_free_bytes(settings.crawl.min_free_bytes)
     plan.check_settings(root)
     with hold_lease(root, STAGE) as lease:
-        remove_leftovers(root)
+        remove_leftovers(root, STAGE, site.name)
         run = _run(plan, root, lease, settings)
     answer = {**site_totals(root, site.name), "done_now": run.done, "seconds": round(time.monotonic() - started_s, 2)}
     if run.failed:

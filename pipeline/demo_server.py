@@ -65,6 +65,7 @@ class DemoSite:
         # A stock of its own: /truth.json is made in a thread.
         self._truth_of = Truth(_stock(config), self.plan)
         self.requests: deque[tuple[float, str, int, str]] = deque(maxlen=KEPT_REQUESTS)
+        self.num_requests = 0
         self.tries: dict[str, int] = {}
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._kept_bytes = 0
@@ -94,6 +95,7 @@ class DemoSite:
         folder = path[1:].partition("/")[0]
         if folder not in ("truth.json", "requests.json", "reset-tries"):
             peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+            self.num_requests += 1
             self.requests.append((time.monotonic(), path, peer[1] if peer else 0, request.headers.get("Host", "")))
         answer = self._folders.get(folder)
         return _not_found() if answer is None else await answer(request, path)
@@ -228,7 +230,10 @@ class DemoSite:
     async def _requests(self, request: web.Request, _path: str) -> web.StreamResponse:
         since = float(request.query.get("since", 0))
         rows = [row for row in self.requests if row[0] > since]
-        return web.json_response({"now": time.monotonic(), "columns": ["at", "path", "port", "host"], "rows": rows})
+        columns = ["at", "path", "port", "host"]
+        return web.json_response(
+            {"now": time.monotonic(), "total": self.num_requests, "columns": columns, "rows": rows}
+        )
 
     async def _reset_tries(self, _request: web.Request, _path: str) -> web.StreamResponse:
         self.tries.clear()

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from schemas.errors import LeaseError, RunError
-from schemas.storage import TEMPORARY_SUFFIX, Root
+from schemas.storage import Root
 
 BEAT_S = 1.0
 STALE_S = 5.0
@@ -148,6 +148,12 @@ def is_held(root: Root, stage: str) -> bool:
     return mark is not None and mark.held and time.time() - mark.beat_at_s < EXPIRY_S
 
 
+def living_tokens(root: Root) -> set[str]:
+    """Return the tokens of the runs on this root that may be alive, of any stage."""
+    marks = [_read_mark(root, Path(name).stem) for name in root.list("leases", suffix=".json")]
+    return {mark.token for mark in marks if mark is not None and mark.held and time.time() - mark.beat_at_s < EXPIRY_S}
+
+
 class Fence:
     """End this worker's process when its run is dead; used as a context around a part's work."""
 
@@ -251,17 +257,3 @@ def _wait_for_expiry(root: Root, stage: str) -> None:
                 f"another run (process {now.pid} on {now.host}) owns {root.text} (stage {stage}) and is alive; "
                 "wait for it, or end it, and run again"
             )
-
-
-def remove_leftovers(root: Root, folders: tuple[str, ...] = ("shards", "photos", "listings", "attempts")) -> None:
-    """Remove what killed runs left half written; the staged files of runs that may be alive stay."""
-    alive = set()
-    for name in root.list("leases", suffix=".json"):
-        mark = _read_mark(root, Path(name).stem)
-        if mark is not None and mark.held and time.time() - mark.beat_at_s < EXPIRY_S:
-            alive.add(mark.token)
-    for folder in folders:
-        for name in root.list(folder):
-            if TEMPORARY_SUFFIX in name and not any(token in name for token in alive):
-                log.info("event=leftover_removed file=%s", name)
-                root.remove(name)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import lab
-from pipeline import catalog, crawl, dedup, verify
+from pipeline import crawl, dedup, verify
 from pipeline.runner import RaySettings, connected
 from schemas.shards import Shard
 
@@ -56,13 +56,6 @@ def crawl_arguments(site: lab.Site, *more: str, ids_per_part: int = 40) -> list[
     return ["--site", str(site.file), *settings, *more]
 
 
-def rows(root: Path, sql: str) -> list[dict[str, Any]]:
-    from schemas.storage import Root
-
-    listed: list[dict[str, Any]] = catalog.query(Root.open(str(root)), sql).to_pylist()
-    return listed
-
-
 @pytest.mark.parametrize("which", ["site", "faulty_site"])
 def test_every_id_and_photo_ends_as_the_site_knows_it_must(
     which: str, request: pytest.FixtureRequest, script: Script, tmp_path: Path
@@ -71,9 +64,9 @@ def test_every_id_and_photo_ends_as_the_site_knows_it_must(
     code, line = script(crawl.main, tmp_path / "data", *crawl_arguments(site))
     assert code == 0, line
     truth = site.json("/truth.json")
-    attempts = {r["listing_id"]: (r["outcome"], r["error"]) for r in rows(tmp_path / "data", "FROM attempts")}
+    attempts = {r["listing_id"]: (r["outcome"], r["error"]) for r in lab.rows(tmp_path / "data", "FROM attempts")}
     assert attempts == {i: (entry["outcome"], entry["error"]) for i, entry in truth["ids"].items()}
-    photos = {r["key"]: (r["outcome"], r["error"]) for r in rows(tmp_path / "data", "FROM photos")}
+    photos = {r["key"]: (r["outcome"], r["error"]) for r in lab.rows(tmp_path / "data", "FROM photos")}
     listed = {key: photo for key, photo in truth["photos"].items() if photo["outcome"] is not None}
     assert photos == {key: (photo["outcome"], photo["error"]) for key, photo in listed.items()}
     assert line["ids"] == NUM_IDS
@@ -129,7 +122,7 @@ def test_planted_copies_and_stock_photos_are_found_and_nothing_else(
         by_content.setdefault(photo["content"], []).append(key)
     expected = {frozenset(keys) for keys in by_content.values() if len(keys) > 1}
     found: dict[str, set[str]] = {}
-    for row in rows(tmp_path / "data", "FROM duplicates WHERE cluster_id IS NOT NULL"):
+    for row in lab.rows(tmp_path / "data", "FROM duplicates WHERE cluster_id IS NOT NULL"):
         found.setdefault(row["cluster_id"], set()).add(row["key"])
     assert {frozenset(keys) for keys in found.values()} == expected
     assert line["photos"] == line["kept"] + line["exact_dropped"] + line["stock_dropped"] == len(stored)
@@ -141,11 +134,11 @@ def test_recrawl_takes_changes_and_loses_nothing(script: Script, tmp_path: Path)
     with lab.demo_site(tmp_path, *size) as before:
         port = int(before.address.rpartition(":")[2])
         _, first = script(crawl.main, root, *crawl_arguments(before))
-        old = {r["listing_id"]: r for r in rows(root, "FROM listings")}
+        old = {r["listing_id"]: r for r in lab.rows(root, "FROM listings")}
     with lab.demo_site(tmp_path, *size, "--edition", "1", "--port", str(port)) as after:
         code, line = script(crawl.main, root, *crawl_arguments(after, "--recrawl"))
     assert code == 0
-    new = {r["listing_id"]: r for r in rows(root, "FROM listings")}
+    new = {r["listing_id"]: r for r in lab.rows(root, "FROM listings")}
     assert new.keys() == old.keys()
     assert any(new[i]["price"] != old[i]["price"] for i in new)
     assert {**line, "seconds": 0, "bytes": 0} == {**first, "seconds": 0, "bytes": 0}
@@ -178,7 +171,7 @@ def test_other_settings_stop_the_run_and_overwrite_redoes(site: lab.Site, script
     assert "image.short_side_px: 256 there, 64 asked for" in line["error"]
     code, line = script(crawl.main, root, *crawl_arguments(site, *small, "--overwrite"))
     assert (code, line["done_now"]) == (0, line["parts"])
-    sides = rows(root, "SELECT max(least(width_px, height_px)) AS side FROM photos")
+    sides = lab.rows(root, "SELECT max(least(width_px, height_px)) AS side FROM photos")
     assert sides == [{"side": 64}]
     assert script(verify.main, root)[1]["ok"]
     code, line = script(crawl.main, root, *crawl_arguments(site, "--overwrite", ids_per_part=30))
@@ -188,7 +181,7 @@ def test_other_settings_stop_the_run_and_overwrite_redoes(site: lab.Site, script
 
 def test_plain_tools_read_what_was_crawled(site: lab.Site, script: Script, tmp_path: Path) -> None:
     script(crawl.main, tmp_path / "data", *crawl_arguments(site))
-    stored = rows(tmp_path / "data", "FROM photos WHERE outcome = 'stored'")
+    stored = lab.rows(tmp_path / "data", "FROM photos WHERE outcome = 'stored'")
     for receipt in receipts(tmp_path / "data"):
         with Shard(tmp_path / "data" / "shards" / f"{receipt['part']}.lmdb") as shard:
             keys = [r["key"] for r in stored if r["part"] == receipt["part"]]

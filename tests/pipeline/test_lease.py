@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import lease as lease_module
-from pipeline.lease import FENCED_EXIT_CODE, Fence, LeaseTicket, hold_lease, is_held, remove_leftovers
+from pipeline.lease import FENCED_EXIT_CODE, Fence, LeaseTicket, hold_lease, is_held
 from schemas.errors import LeaseError
 from schemas.storage import Root
 
@@ -105,14 +105,6 @@ def test_the_owner_notices_that_it_was_robbed(root: Root, monkeypatch: pytest.Mo
         with pytest.raises(LeaseError, match="took it over"):
             mine.check()
     assert json.loads(root.read_bytes("leases/crawl.json"))["token"] == "thief"
-
-
-def test_leftovers_of_dead_runs_go_and_those_of_living_ones_stay(root: Root) -> None:
-    with hold_lease(root, "importers") as living:
-        for name in (f"photos/a.parquet.{living.token}.tmp", "photos/b.parquet.dead.tmp", "photos/c.parquet"):
-            root.write_bytes(name, b"x")
-        remove_leftovers(root)
-        assert root.list("photos") == [f"photos/a.parquet.{living.token}.tmp", "photos/c.parquet"]
 
 
 def test_a_lease_file_that_is_none_is_an_error_that_says_so(root: Root) -> None:

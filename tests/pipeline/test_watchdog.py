@@ -24,7 +24,12 @@ def test_a_stall_names_what_is_being_done_the_oldest_first() -> None:
     told: list[str] = []
     heard = threading.Event()
     with Watchdog("p", stall_s=0.2, last_words=told.append) as watchdog:
-        watchdog.on_stall = lambda text: (told.append(text), heard.set())
+
+        def on_stall(text: str) -> None:
+            told.append(text)
+            heard.set()
+
+        watchdog.on_stall = on_stall
         with watchdog.doing("page /1"), watchdog.doing("photo /2"):
             assert heard.wait(5)
     assert watchdog.stuck is not None
