@@ -37,7 +37,7 @@ lint: setup  ## check format, lint and types
 
 bench: setup  ## measure each speed claim beside its peers
 	@for script in $$(grep -l '^if __name__ == "__main__"' benchmarks/*.py); do \
-		echo "== $$script"; $(BIN)/python "$$script"; done
+		echo "== $$script"; $(BIN)/python -m benchmarks.$$(basename "$$script" .py); done
 
 clean:  ## remove what setup, demo and the tools wrote
 	rm -rf .venv build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

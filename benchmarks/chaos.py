@@ -122,6 +122,7 @@ def undisturbed(site: lab.Site, root: Path) -> Undisturbed:
 def disturbed(site: lab.Site, root: Path, still: Undisturbed, number: int, victim: str, moment_s: float) -> Round:
     """Crawl, kill at a moment, run again until done."""
     log = root.with_suffix(".log")
+    site.reset_tries()
     started_s = time.monotonic()
     crawl = lab.start("crawl.py", *arguments_of(site, root), log=log)
     time.sleep(max(0.0, moment_s - (time.monotonic() - started_s)))

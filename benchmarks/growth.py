@@ -51,7 +51,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="forecourt-growth-") as text:
         folder = Path(text)
-        with lab.demo_site(folder, "--listings", "0", "--rate", "1000000") as site:
+        with lab.demo_site(folder, "--listings", "0", "--rate", "100000") as site:
             start_up_s = crawl(site, folder, _WARM_UP_IDS, 0.0).seconds
             rows = []
             for size in arguments.sizes:
