@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import lab
-from pipeline.demo_faults import robots_forbids
+from pipeline.drawn_site.faults import robots_forbids
 
 RATE = 60.0
 _RUN_S = 900.0

@@ -18,11 +18,11 @@ import uvloop
 from pipeline.crawl_rows import ListingRows, evidence_text, failure_columns, write_tables
 from pipeline.crawl_settings import CrawlRun, pinned_settings
 from pipeline.fetch import Answer, Fetcher
-from pipeline.pace import HostLimits, PaceClient
 from pipeline.parts import Block, Interval, count, merge
 from pipeline.previous import PreviousPart
 from pipeline.runner import PartContext
 from pipeline.sites import PageReading, SiteFile, read_page, user_agent
+from pipeline.web.pace import HostLimits, PaceClient
 from schemas.errors import FetchError, ImageError, PartError, PolicyError, is_transient
 from schemas.image import store
 from schemas.receipts import PartWriter

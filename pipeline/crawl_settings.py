@@ -5,9 +5,9 @@ from decimal import Decimal
 from typing import Any
 
 from pipeline.fetch import FetchSettings
-from pipeline.pace import PaceSettings
 from pipeline.runner import RaySettings
 from pipeline.sites import SiteFile
+from pipeline.web.pace import PaceSettings
 from schemas.image import ImageSettings
 from schemas.settings import Section, operational, result, result_settings
 from schemas.shards import ShardSettings

@@ -21,9 +21,9 @@ import uvloop
 import yaml
 from aiohttp import web
 
-from pipeline.demo_pages import GONE_CSS, GONE_STATUS, SHAPES, site_extract
-from pipeline.demo_server import FIRST_ID, SITE_KEY, DemoConfig, build_app
-from pipeline.demo_truth import SITE_NAME
+from pipeline.drawn_site.pages import GONE_CSS, GONE_STATUS, SHAPES, site_extract
+from pipeline.drawn_site.server import FIRST_ID, SITE_KEY, DemoConfig, build_app
+from pipeline.drawn_site.truth import SITE_NAME
 from schemas.errors import ForecourtError
 
 __all__ = ["DemoConfig", "build_app", "main", "serve", "site_file"]

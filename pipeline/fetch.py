@@ -19,10 +19,8 @@ from typing import Any, Literal, Self
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from pipeline.addresses import AddressBook, Target, check_url, read_url
-from pipeline.bodies import ACCEPT_ENCODING, Body
-from pipeline.departure import Departure
-from pipeline.fetch_answers import (
+from pipeline.web.addresses import AddressBook, Target, check_url, read_url
+from pipeline.web.answers import (
     Answer,
     FetchFailed,
     FetchRefused,
@@ -31,10 +29,12 @@ from pipeline.fetch_answers import (
     redirect_of,
     retry_after_s,
 )
-from pipeline.pace import HostLimits, HostOutcome, PaceClient, local_pace
-from pipeline.policy import ROBOTS_PATH, Decision, PolicySettings, SiteText, judge_headers, judge_page
-from pipeline.robots import MAX_ROBOTS_BYTES, agent_token, cut_robots
-from pipeline.site_rules import SiteRules
+from pipeline.web.bodies import ACCEPT_ENCODING, Body
+from pipeline.web.departure import Departure
+from pipeline.web.pace import HostLimits, HostOutcome, PaceClient, local_pace
+from pipeline.web.policy import ROBOTS_PATH, Decision, PolicySettings, SiteText, judge_headers, judge_page
+from pipeline.web.robots import MAX_ROBOTS_BYTES, agent_token, cut_robots
+from pipeline.web.site_rules import SiteRules
 from schemas.errors import CircuitOpenError, FetchError, PolicyError, RowError, RunError, http_reason, is_transient
 from schemas.settings import Section, operational, result
 

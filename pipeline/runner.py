@@ -17,8 +17,8 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from pipeline.lease import Fence, LeaseTicket
-from pipeline.pace import PaceBook, PaceReply, PaceRequest, PaceSettings, PaceUnavailable
 from pipeline.watchdog import Watchdog
+from pipeline.web.pace import PaceBook, PaceReply, PaceRequest, PaceSettings, PaceUnavailable
 from schemas.errors import CircuitOpenError, DiskFullError, LeaseError, PartError, RootError, RunError, UsageError
 from schemas.settings import Section, operational
 

@@ -23,9 +23,9 @@ from urllib.parse import quote, urlsplit
 import yaml
 from pydantic import ValidationError, field_validator, model_validator
 
-from pipeline.block_pages import is_block_page
-from pipeline.extract import ExtractSettings, extract_listing
-from pipeline.page import Page, check_selector, select
+from pipeline.pages.block_pages import is_block_page
+from pipeline.pages.extract import ExtractSettings, extract_listing
+from pipeline.pages.page import Page, check_selector, select
 from schemas.command import run_script, script_parser
 from schemas.errors import SiteFileError, UsageError, http_reason
 from schemas.settings import Section, operational, result

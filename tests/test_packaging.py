@@ -14,7 +14,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-PROJECT: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="ascii"))["project"]
+PYPROJECT: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="ascii"))
+PROJECT: dict[str, Any] = PYPROJECT["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 HEAVY = {"torch", "torchvision", "timm", "open-clip-torch", "mlflow", "gradio", "scikit-learn"}
 
@@ -60,6 +61,17 @@ def imported_tops(path: Path) -> set[str]:
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     named = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
     return {name.split(".")[0] for name in plain | named}
+
+
+def test_each_folder_with_modules_is_installed() -> None:
+    files = [path.relative_to(CHECKOUT) for room in ("schemas", "pipeline", "training") for path in room_files(room)]
+    folders = {path.parent.as_posix().replace("/", ".") for path in files}
+    assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == sorted(folders)
+    assert [path for path in folders if not (CHECKOUT / path.replace(".", "/") / "__init__.py").exists()] == []
+
+
+def room_files(room: str) -> list[Path]:
+    return list((CHECKOUT / room).rglob("*.py"))
 
 
 def test_all_is_every_extra_a_user_may_want() -> None:

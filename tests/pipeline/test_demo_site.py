@@ -15,9 +15,9 @@ import yaml
 from aiohttp.test_utils import TestClient, TestServer
 
 from pipeline import demo_site
-from pipeline.demo_faults import PASSING
-from pipeline.demo_server import SITE_KEY, DemoConfig, DemoSite, build_app
-from pipeline.demo_truth import expected_counts
+from pipeline.drawn_site.faults import PASSING
+from pipeline.drawn_site.server import SITE_KEY, DemoConfig, DemoSite, build_app
+from pipeline.drawn_site.truth import expected_counts
 from pipeline.sites import load_site
 
 FIRST = 660_000_000

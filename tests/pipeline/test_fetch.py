@@ -9,7 +9,7 @@ import uvloop
 from aiohttp import web
 
 from pipeline.fetch import Fetcher, FetchFailed, FetchRefused, local_pace
-from pipeline.pace import HostLimits
+from pipeline.web.pace import HostLimits
 from schemas.errors import FetchError, PolicyError
 from tests.pipeline.web_servers import (
     AGENT,

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pipeline.addresses import AddressBook
 from pipeline.fetch import FetchFailed
-from pipeline.pace import HostLimits
+from pipeline.web.addresses import AddressBook
+from pipeline.web.pace import HostLimits
 from schemas.errors import CircuitOpenError
 from tests.pipeline.web_servers import (
     QUICK,

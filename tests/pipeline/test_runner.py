@@ -13,8 +13,8 @@ import ray
 from ray import cloudpickle
 
 from pipeline.lease import Lease, hold_lease
-from pipeline.pace import HostLimits, PaceClient
 from pipeline.runner import PartContext, PartTask, RaySettings, connected, run_parts
+from pipeline.web.pace import HostLimits, PaceClient
 from schemas.errors import CircuitOpenError
 from schemas.storage import Root
 
@@ -117,8 +117,8 @@ def test_a_stuck_part_is_ended_and_named(lease: Lease, monkeypatch: pytest.Monke
 
 
 async def test_the_pace_holds_when_the_board_is_killed() -> None:
-    from pipeline.pace import PaceSettings
     from pipeline.runner import _BoardDoor
+    from pipeline.web.pace import PaceSettings
 
     door = _BoardDoor(PaceSettings())
     client = PaceClient(door.exchange, "worker")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pipeline.addresses import AddressBook
 from pipeline.fetch import Answer, Fetcher, FetchFailed, FetchRefused, FetchSettings, local_pace
-from pipeline.pace import HostLimits, PaceSettings
+from pipeline.web.addresses import AddressBook
+from pipeline.web.pace import HostLimits, PaceSettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 RawHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

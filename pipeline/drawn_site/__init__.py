@@ -1,0 +1,1 @@
+"""The demo site: invented listings, drawn photos, planned faults, and what a crawl of it must find."""

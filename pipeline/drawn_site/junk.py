@@ -1,0 +1,384 @@
+"""Drawn photos that do not show the car from outside: cabins, gauges, wheels, seats, engines, keys, boots, papers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from pipeline.drawn_site.canvas import Colour, Pixels, fill, grain, light, mixed, ramp, scaled
+from pipeline.drawn_site.dice import Dice
+
+if TYPE_CHECKING:
+    from pipeline.drawn_site.drawing import CarLook
+
+_SIZES = ((640, 480), (640, 480), (600, 450), (480, 640), (640, 426), (512, 512))
+_BLACK: Colour = (20, 20, 22)
+_METAL: Colour = (170, 172, 176)
+
+
+def draw_junk(look: CarLook, subject: str, slot: int) -> Pixels:
+    """Draw one junk subject of a car's listing."""
+    dice = Dice("junk", look.key, slot, subject)
+    width, height = dice.pick(_SIZES)
+    pixels = np.empty((height, width, 3), np.uint8)
+    _SUBJECTS[subject](pixels, dice, look)
+    pixels = light(pixels, dice.between(0.75, 1.2), dice.between(-0.08, 0.08))
+    return grain(pixels, dice, strength=dice.between(2.5, 8))
+
+
+def draw_flat(number: int) -> Pixels:
+    """Draw one colour and nothing else; 16 levels lie between any two of the 4,096 numbers."""
+    colour = [16 * (number >> shift & 15) + 8 for shift in (8, 4, 0)]
+    return np.full((480, 640, 3), colour, np.uint8)
+
+
+def draw_placeholder(name: str) -> Pixels:
+    """Draw a dealer's card that stands where photos are missing."""
+    dice = Dice("placeholder", name)
+    pixels = np.full((420, 560, 3), dice.pick(((226, 228, 232), (52, 60, 74), (238, 232, 216))), np.uint8)
+    ink = (90, 96, 106) if pixels[0, 0, 0] > 128 else (210, 214, 220)
+    cv2.rectangle(pixels, (200, 110), (360, 220), ink, 6, cv2.LINE_AA)
+    cv2.circle(pixels, (280, 165), 34, ink, 6, cv2.LINE_AA)
+    cv2.putText(pixels, "PHOTO COMING SOON", (90, 300), cv2.FONT_HERSHEY_DUPLEX, 1.15, ink, 2, cv2.LINE_AA)
+    cv2.putText(
+        pixels,
+        name.replace("placeholder-", "").upper() + " CARS",
+        (190, 350),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        0.8,
+        ink,
+        2,
+        cv2.LINE_AA,
+    )
+    return pixels
+
+
+def _interior(pixels: Pixels, dice: Dice, look: CarLook) -> None:
+    """Draw the cabin from the driver's or the passenger's door: windscreen, dashboard, wheel, screen, seat backs."""
+    height, width = pixels.shape[:2]
+    trim = scaled(look.interior, dice.between(0.8, 1.15))
+    top = int(height * dice.between(0.3, 0.42))
+    ramp(pixels, 0, top, (188, 206, 222), (150, 160, 150))
+    fill(pixels, [(0, 0), (width * 0.12, 0), (width * 0.03, top), (0, top)], scaled(trim, 1.2))
+    fill(pixels, [(width, 0), (width * 0.88, 0), (width * 0.97, top), (width, top)], scaled(trim, 1.2))
+    ramp(pixels, top, height, scaled(trim, 1.05), scaled(trim, 0.55))
+    bulge = [
+        (0, top + 30),
+        (width * 0.3, top - 14),
+        (width * 0.75, top - 6),
+        (width, top + 24),
+        (width, top + 80),
+        (0, top + 90),
+    ]
+    fill(pixels, bulge, scaled(trim, 0.75))
+    middle = int(width * dice.between(0.48, 0.6))
+    cv2.rectangle(pixels, (middle, top + 40), (middle + width // 5, top + 40 + height // 7), (30, 44, 62), -1)
+    cv2.rectangle(pixels, (middle, top + 40), (middle + width // 5, top + 40 + height // 7), _BLACK, 4)
+    for row in range(3):
+        for column in range(5):
+            spot = (middle + 12 + column * width // 26, top + 60 + height // 7 + row * 16)
+            cv2.circle(pixels, spot, 5, (140, 142, 146), -1, cv2.LINE_AA)
+    for share in (0.06, 0.42, 0.9):
+        x = int(width * share)
+        cv2.ellipse(pixels, (x, top + 58), (24, 15), 0, 0, 360, _BLACK, -1, cv2.LINE_AA)
+        cv2.ellipse(pixels, (x, top + 58), (24, 15), 0, 0, 360, (120, 122, 126), 2, cv2.LINE_AA)
+    _steering_wheel(
+        pixels,
+        (int(width * dice.between(0.2, 0.3)), int(top + height * 0.26)),
+        int(height * dice.between(0.2, 0.27)),
+        dice,
+    )
+    for share in (0.02, 0.62):
+        seat = [(width * share, height), (width * (share + 0.04), height * 0.8), (width * (share + 0.3), height * 0.78)]
+        fill(pixels, [*seat, (width * (share + 0.36), height)], scaled(trim, 1.2))
+
+
+def _steering_wheel(pixels: Pixels, middle: tuple[int, int], radius: int, dice: Dice) -> None:
+    tilt = dice.between(0.86, 1.0)
+    axes = (int(radius * tilt), radius)
+    for turn in (0, 180, 90):
+        end = (
+            int(middle[0] + axes[0] * math.cos(math.radians(turn))),
+            int(middle[1] + axes[1] * math.sin(math.radians(turn))),
+        )
+        cv2.line(pixels, middle, end, (46, 46, 50), max(6, radius // 6), cv2.LINE_AA)
+    cv2.ellipse(pixels, middle, axes, 0, 0, 360, (26, 26, 28), max(8, radius // 6), cv2.LINE_AA)
+    cv2.circle(pixels, middle, radius // 3, (40, 40, 44), -1, cv2.LINE_AA)
+    cv2.circle(pixels, middle, radius // 9, _METAL, -1, cv2.LINE_AA)
+
+
+def _gauges(pixels: Pixels, dice: Dice, look: CarLook) -> None:
+    """Draw the instruments: two or three round dials with ticks and needles."""
+    height, width = pixels.shape[:2]
+    ramp(pixels, 0, height, scaled(look.interior, 0.5), _BLACK)
+    glow = dice.pick(((230, 236, 240), (240, 120, 40), (110, 190, 250), (236, 60, 50)))
+    count = dice.pick((2, 2, 3))
+    hood = [
+        (0, height * 0.2),
+        (width * 0.5, height * 0.05),
+        (width, height * 0.2),
+        (width, height * 0.9),
+        (0, height * 0.9),
+    ]
+    fill(pixels, hood, (14, 14, 16))
+    for place in range(count):
+        middle = (
+            int(width * (place + 0.5 + dice.between(-0.05, 0.05)) / count),
+            int(height * dice.between(0.45, 0.55)),
+        )
+        radius = int(min(width / count, height) * dice.between(0.36, 0.44))
+        cv2.circle(pixels, middle, radius, (34, 34, 38), -1, cv2.LINE_AA)
+        cv2.circle(pixels, middle, radius, _METAL, 3, cv2.LINE_AA)
+        for step in range(21):
+            turn = math.radians(135 + 13.5 * step)
+            inner = 0.78 if step % 2 == 0 else 0.86
+            ends = [
+                (int(middle[0] + r * radius * math.cos(turn)), int(middle[1] + r * radius * math.sin(turn)))
+                for r in (inner, 0.93)
+            ]
+            cv2.line(pixels, ends[0], ends[1], glow, 3 if step % 2 == 0 else 1, cv2.LINE_AA)
+        turn = math.radians(135 + 270 * dice.between(0.0, 0.8))
+        tip = (int(middle[0] + 0.75 * radius * math.cos(turn)), int(middle[1] + 0.75 * radius * math.sin(turn)))
+        cv2.line(pixels, middle, tip, (230, 40, 30), 5, cv2.LINE_AA)
+        cv2.circle(pixels, middle, radius // 8, (60, 60, 64), -1, cv2.LINE_AA)
+    text = f"{dice.whole(1000, 199999)} {dice.pick(('mi', 'km'))}"
+    cv2.putText(
+        pixels, text, (int(width * 0.4), int(height * 0.86)), cv2.FONT_HERSHEY_SIMPLEX, 0.8, glow, 2, cv2.LINE_AA
+    )
+
+
+def _wheel(pixels: Pixels, dice: Dice, look: CarLook) -> None:
+    """Draw one wheel that fills the photo, within its arch."""
+    height, width = pixels.shape[:2]
+    ramp(pixels, 0, height, look.paint, scaled(look.paint, 0.75))
+    ramp(pixels, int(height * 0.88), height, (96, 95, 94), (120, 118, 114))
+    middle = (int(width * dice.between(0.42, 0.58)), int(height * dice.between(0.5, 0.56)))
+    radius = int(min(width, height) * dice.between(0.36, 0.43))
+    cv2.circle(pixels, middle, int(radius * 1.14), (12, 12, 13), -1, cv2.LINE_AA)
+    cv2.circle(pixels, middle, radius, (32, 32, 34), -1, cv2.LINE_AA)
+    for ring in (0.96, 0.88):
+        cv2.circle(pixels, middle, int(radius * ring), (44, 44, 46), 2, cv2.LINE_AA)
+    rim = int(radius * dice.between(0.66, 0.76))
+    cv2.circle(pixels, middle, rim, _METAL, -1, cv2.LINE_AA)
+    cv2.circle(pixels, middle, int(rim * 0.9), (52, 52, 56), -1, cv2.LINE_AA)
+    cv2.circle(pixels, middle, int(rim * 0.55), (104, 92, 84), 8, cv2.LINE_AA)
+    spokes, start, wide = dice.pick((5, 5, 6, 7, 10)), dice.between(0, 6.28), dice.between(0.09, 0.2)
+    for step in range(spokes):
+        turn = start + step * 2 * math.pi / spokes
+        spoke = [(0.15, turn - 3 * wide), (0.93, turn - wide), (0.93, turn + wide), (0.15, turn + 3 * wide)]
+        fill(
+            pixels,
+            [(middle[0] + r * rim * math.cos(t), middle[1] + r * rim * math.sin(t)) for r, t in spoke],
+            (196, 198, 202),
+        )
+    cv2.circle(pixels, middle, rim // 6, (120, 122, 126), -1, cv2.LINE_AA)
+
+
+def _seats(pixels: Pixels, dice: Dice, look: CarLook) -> None:
+    """Draw seats through an open door: backs with head rests, cushions, stitched pleats."""
+    height, width = pixels.shape[:2]
+    trim = scaled(look.interior, dice.between(0.9, 1.2))
+    ramp(pixels, 0, height, scaled(trim, 0.45), scaled(trim, 0.3))
+    cv2.rectangle(pixels, (0, 0), (width, int(height * 0.18)), (160, 176, 186), -1)
+    for place in range(dice.pick((2, 2, 3))):
+        left = width * (0.04 + 0.46 * place + dice.between(-0.03, 0.03))
+        wide, shade = width * 0.4, scaled(trim, 1 - 0.12 * place)
+        cv2.ellipse(
+            pixels,
+            (int(left + wide / 2), int(height * 0.16)),
+            (int(wide * 0.2), int(height * 0.08)),
+            0,
+            0,
+            360,
+            shade,
+            -1,
+            cv2.LINE_AA,
+        )
+        back = [
+            (left + wide * 0.12, height * 0.24),
+            (left + wide * 0.88, height * 0.24),
+            (left + wide, height * 0.64),
+            (left, height * 0.64),
+        ]
+        fill(pixels, back, shade)
+        fill(
+            pixels,
+            [
+                (left, height * 0.64),
+                (left + wide, height * 0.64),
+                (left + wide * 1.08, height * 0.86),
+                (left - wide * 0.08, height * 0.86),
+            ],
+            scaled(shade, 1.16),
+        )
+        for pleat in range(1, 5):
+            x = int(left + wide * (0.1 + 0.16 * pleat))
+            cv2.line(pixels, (x, int(height * 0.3)), (x, int(height * 0.82)), scaled(shade, 0.75), 2, cv2.LINE_AA)
+
+
+def _engine(pixels: Pixels, dice: Dice, look: CarLook) -> None:
+    """Draw what is under the hood: covers, hoses, caps, battery."""
+    height, width = pixels.shape[:2]
+    ramp(pixels, 0, height, (58, 58, 60), (34, 34, 36))
+    fill(pixels, [(0, 0), (width, 0), (width, height * 0.1), (0, height * 0.16)], look.paint)
+    for _ in range(dice.whole(16, 26)):
+        x, y = dice.whole(0, width), dice.whole(int(height * 0.15), height)
+        size = (dice.whole(24, 110), dice.whole(18, 70))
+        shade = scaled(dice.pick(((70, 70, 74), (120, 122, 124), (36, 36, 38), (90, 84, 78))), dice.between(0.7, 1.2))
+        cv2.rectangle(pixels, (x, y), (x + size[0], y + size[1]), shade, -1)
+        cv2.rectangle(pixels, (x, y), (x + size[0], y + size[1]), (18, 18, 18), 2)
+    for _ in range(dice.whole(6, 11)):
+        start = (dice.whole(0, width), dice.whole(int(height * 0.2), height))
+        cv2.ellipse(
+            pixels,
+            start,
+            (dice.whole(40, 150), dice.whole(20, 90)),
+            dice.whole(0, 180),
+            0,
+            dice.whole(90, 240),
+            (24, 24, 26),
+            dice.whole(6, 14),
+            cv2.LINE_AA,
+        )
+    cover = [
+        (width * 0.3, height * 0.35),
+        (width * 0.68, height * 0.33),
+        (width * 0.72, height * 0.6),
+        (width * 0.27, height * 0.62),
+    ]
+    fill(pixels, cover, dice.pick(((48, 48, 52), (120, 24, 26), (140, 142, 146))))
+    for colour in ((220, 190, 40), (60, 90, 180), (20, 20, 22)):
+        cv2.circle(
+            pixels,
+            (dice.whole(40, width - 40), dice.whole(int(height * 0.3), height - 30)),
+            dice.whole(10, 20),
+            colour,
+            -1,
+            cv2.LINE_AA,
+        )
+
+
+def _key(pixels: Pixels, dice: Dice, look: CarLook) -> None:
+    """Draw keys on a table."""
+    height, width = pixels.shape[:2]
+    table = dice.pick(((160, 120, 84), (206, 204, 200), (88, 66, 52), (60, 62, 66)))
+    ramp(pixels, 0, height, scaled(table, 1.1), scaled(table, 0.85))
+    for _ in range(dice.whole(10, 18)):
+        y = dice.whole(0, height)
+        cv2.line(
+            pixels,
+            (0, y),
+            (width, y + dice.whole(-12, 12)),
+            scaled(table, dice.between(0.86, 1.08)),
+            dice.whole(1, 4),
+            cv2.LINE_AA,
+        )
+    for _ in range(dice.pick((1, 2, 2))):
+        x, y, turn = width * dice.between(0.3, 0.7), height * dice.between(0.35, 0.65), dice.between(0, 6.28)
+        along, across = np.array((math.cos(turn), math.sin(turn))), np.array((-math.sin(turn), math.cos(turn)))
+        middle = np.array((x, y))
+        blade = [middle + along * a + across * b for a, b in ((60, -12), (190, -10), (196, 0), (190, 10), (60, 12))]
+        fill(pixels, [(p[0], p[1]) for p in blade], (196, 196, 190))
+        case = [
+            middle + along * a + across * b
+            for a, b in ((-80, -34), (-60, -44), (60, -38), (72, 0), (60, 38), (-60, 44), (-80, 34))
+        ]
+        fill(pixels, [(p[0], p[1]) for p in case], (28, 28, 30))
+        for a in (-40, -5, 28):
+            spot = middle + along * a
+            cv2.circle(pixels, (int(spot[0]), int(spot[1])), 11, (90, 92, 96), -1, cv2.LINE_AA)
+        ring = middle - along * 110
+        cv2.circle(pixels, (int(ring[0]), int(ring[1])), 34, _METAL, 5, cv2.LINE_AA)
+
+
+def _boot(pixels: Pixels, dice: Dice, look: CarLook) -> None:
+    """Draw the empty boot from behind: opening, carpet, folded seats, lid above."""
+    height, width = pixels.shape[:2]
+    ramp(pixels, 0, height, scaled(look.paint, 0.9), scaled(look.paint, 0.7))
+    inside = scaled(look.interior, 0.5)
+    opening = [
+        (width * 0.16, height * 0.16),
+        (width * 0.84, height * 0.16),
+        (width * 0.93, height * 0.7),
+        (width * 0.07, height * 0.7),
+    ]
+    fill(pixels, opening, scaled(inside, 0.6))
+    fill(
+        pixels,
+        [
+            (width * 0.24, height * 0.3),
+            (width * 0.76, height * 0.3),
+            (width * 0.78, height * 0.46),
+            (width * 0.22, height * 0.46),
+        ],
+        inside,
+    )
+    fill(
+        pixels,
+        [
+            (width * 0.22, height * 0.46),
+            (width * 0.78, height * 0.46),
+            (width * 0.9, height * 0.68),
+            (width * 0.1, height * 0.68),
+        ],
+        mixed(inside, (92, 90, 88), 0.6),
+    )
+    cv2.line(pixels, (int(width * 0.5), int(height * 0.3)), (int(width * 0.5), int(height * 0.46)), _BLACK, 3)
+    fill(
+        pixels,
+        [
+            (width * 0.07, height * 0.7),
+            (width * 0.93, height * 0.7),
+            (width * 0.92, height * 0.76),
+            (width * 0.08, height * 0.76),
+        ],
+        (26, 26, 28),
+    )
+    for share in (0.02, 0.92):
+        cv2.rectangle(
+            pixels,
+            (int(width * share), int(height * 0.5)),
+            (int(width * (share + 0.06)), int(height * 0.72)),
+            (170, 24, 26),
+            -1,
+        )
+    if dice.chance(0.5):
+        x = dice.whole(int(width * 0.3), int(width * 0.55))
+        cv2.rectangle(
+            pixels, (x, int(height * 0.5)), (x + 90, int(height * 0.62)), dice.pick(((150, 110, 70), (40, 70, 120))), -1
+        )
+
+
+def _paper(pixels: Pixels, dice: Dice, look: CarLook) -> None:
+    """Draw a window sticker or service book: a page with lines of text."""
+    height, width = pixels.shape[:2]
+    ramp(pixels, 0, height, scaled(look.interior, 0.8), scaled(look.interior, 0.6))
+    left, top, right, bottom = (
+        int(v) for v in (width * dice.between(0.08, 0.2), height * 0.06, width * dice.between(0.8, 0.93), height * 0.94)
+    )
+    cv2.rectangle(pixels, (left, top), (right, bottom), (242, 241, 234), -1)
+    cv2.rectangle(
+        pixels, (left, top), (right, top + height // 10), dice.pick(((30, 60, 130), (140, 20, 30), (20, 90, 60))), -1
+    )
+    for y in range(top + height // 7, bottom - 14, dice.whole(15, 22)):
+        x = left + 14
+        while x < right - 40:
+            wide = dice.whole(10, 60)
+            cv2.line(pixels, (x, y), (min(x + wide, right - 14), y), (70, 70, 76), dice.pick((2, 3, 5)))
+            x += wide + dice.whole(6, 26)
+
+
+_SUBJECTS: dict[str, Callable[[Pixels, Dice, CarLook], None]] = {
+    "interior": _interior,
+    "gauges": _gauges,
+    "wheel": _wheel,
+    "seats": _seats,
+    "engine": _engine,
+    "key": _key,
+    "boot": _boot,
+    "paper": _paper,
+}
