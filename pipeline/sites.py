@@ -99,7 +99,9 @@ class GoneSettings(Section):
 class PolitenessSettings(Section):
     """How the crawler behaves as a guest, per host of a URL."""
 
-    requests_per_second: float = operational(1.0, "Requests a second to one host, of the whole cluster", gt=0, le=1000)
+    requests_per_second: float = operational(
+        1.0, "Requests a second to one host, of the whole cluster", gt=0, le=100_000
+    )
     concurrency: int = operational(8, "Requests to one host at the same time", ge=1, le=1000)
     contact: str = operational(..., "mailto: or https: address of whoever runs the crawl; sent with every request")
 
