@@ -24,6 +24,7 @@ import psutil
 
 from benchmarks import lab
 
+CRAWLING = "ray::crawl:"  # how Ray names a process while it does a part
 VICTIMS = ("driver", "worker", "raylet")
 RATE = 60.0
 _RUN_S = 300.0
@@ -127,6 +128,7 @@ def disturbed(site: lab.Site, root: Path, still: Undisturbed, number: int, victi
     crawl = lab.start("crawl.py", *arguments_of(site, root), log=log)
     time.sleep(max(0.0, moment_s - (time.monotonic() - started_s)))
     before = lab.family(crawl.pid)
+    crawling = lab.named(before, CRAWLING)
     has_fetched, parts_done = bool(site.requests(started_s)), num_receipts(root)
     killed = kill(crawl.pid, before, victim) if crawl.poll() is None else "none"
     code, _ = wait_for(crawl)
@@ -135,7 +137,7 @@ def disturbed(site: lab.Site, root: Path, still: Undisturbed, number: int, victi
         reruns += 1
         again_s = time.monotonic()
         crawl = lab.start("crawl.py", *arguments_of(site, root), log=log)
-        orphans += alive_at_first_request(site, crawl, before, again_s)
+        orphans += alive_at_first_request(site, crawl, crawling, again_s)
         code, _ = wait_for(crawl)
     lab.wait_gone(before, 15.0)
     times = [row["at"] for row in site.requests(started_s)]
@@ -154,19 +156,18 @@ def disturbed(site: lab.Site, root: Path, still: Undisturbed, number: int, victi
 
 def kill(pid: int, processes: list[psutil.Process], victim: str) -> str:
     """Send SIGKILL to the victim, or to the driver where there is none yet; give what was killed."""
-    word = {"worker": "ray::crawl:", "raylet": "raylet"}.get(victim)
+    word = {"worker": CRAWLING, "raylet": "raylet"}.get(victim)
     found = lab.named(processes, word) if word else []
     target = found[0] if found else psutil.Process(pid)
     target.send_signal(signal.SIGKILL)
     return victim if found else "driver"
 
 
-def alive_at_first_request(site: lab.Site, crawl: Any, before: list[psutil.Process], since_s: float) -> int:
+def alive_at_first_request(site: lab.Site, crawl: Any, crawling: list[psutil.Process], since_s: float) -> int:
     """Wait for a rerun's first request; count workers of the killed run that are alive then."""
     while crawl.poll() is None:
         if site.requests(since_s):
-            alive = [p for p in before if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-            return len(lab.named(alive, "ray::"))
+            return len(lab.named([p for p in crawling if p.is_running()], CRAWLING))
         time.sleep(0.05)
     return 0
 

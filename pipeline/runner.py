@@ -14,7 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    LocalRayletDiedError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from pipeline.lease import Fence, LeaseTicket
 from pipeline.watchdog import Watchdog
@@ -217,6 +224,8 @@ class _Loop:
             if isinstance(cause, _FATAL):
                 raise cause from None
             self._failed(task, f"{type(cause).__name__}: {cause}" if cause is not None else str(error))
+        except LocalRayletDiedError:
+            raise RunError("the Ray on this machine died; run again, what is committed is safe") from None
         except RayError as error:
             said = self.board.take_note(self.ticket.token, task.part)
             self._failed(task, said or f"its worker died: {type(error).__name__}")
