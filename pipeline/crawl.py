@@ -20,8 +20,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline.crawl_part import STAGE, CrawlSpec, Refresh, crawl_part
-from pipeline.crawl_settings import CrawlRun, pinned_settings
+from pipeline.crawl_part import STAGE, crawl_part
+from pipeline.crawl_settings import CrawlRun, CrawlSpec, Refresh, parts_in_flight, pinned_settings
 from pipeline.lease import Lease, hold_lease
 from pipeline.leftovers import remove_leftovers
 from pipeline.parts import Block, Interval, count, listed_blocks, merge, parse_range, range_blocks, read_ids, subtract
@@ -77,12 +77,12 @@ def _run(plan: "_Plan", root: Root, lease: Lease, settings: CrawlRun) -> RunResu
     if first is None:
         return RunResult()  # nothing to do: no Ray is started for it
     watch = _Watch(plan, settings)
-    with connected(settings.ray) as num_in_flight:
+    with connected(settings.ray) as num_workers:
         run = run_parts(
             chain([first], tasks),
             crawl_part,
             ticket=lease.ticket,
-            num_in_flight=num_in_flight,
+            num_in_flight=min(num_workers, plan.parts_in_flight),
             settings=settings.ray,
             pace=settings.pace,
             on_done=watch.part_done,
@@ -118,6 +118,7 @@ class _Plan:
         self._pinned = pinned_settings(site, settings)
         self._range = parse_range(arguments.ids) if arguments.ids else _site_range(site)
         self._listed = None if site.ids.file is None or self._range is not None else read_ids(Path(site.ids.file))
+        self.parts_in_flight = parts_in_flight(site, settings)
         self._overwrite: bool = arguments.overwrite
         self._refresh: Refresh = "recrawl" if arguments.recrawl else "transient" if arguments.retry else "missing"
         self.num_ids = count([self._range]) if self._range is not None else len(set(self._listed or ()))
@@ -151,16 +152,18 @@ class _Plan:
                 yield PartTask(block.part, spec)
 
     def _spec(self, block: Block, receipt: Receipt | None) -> CrawlSpec | None:
+        none = Block(block.part)
         if receipt is None:
-            return CrawlSpec(self._site, self._settings, block, "missing")
+            return CrawlSpec(self._site, self._settings, block, none, "missing")
         covered = [(first, last) for first, last in receipt.scope.get("ids", ())]
         if self._overwrite and differing_settings(self._pinned, receipt.settings):
             whole = Block(block.part, merge([*covered, *block.intervals]), block.names)
-            return CrawlSpec(self._site, self._settings, whole, "overwrite")
-        missing = Block(block.part, subtract(block.intervals, covered), ())
-        wants_more = bool(missing.intervals)
+            return CrawlSpec(self._site, self._settings, whole, none, "overwrite")
+        missing = Block(block.part, subtract(block.intervals, covered))
         wants_again = self._refresh == "recrawl" or (self._refresh == "transient" and receipt.counts["transient"] > 0)
-        return CrawlSpec(self._site, self._settings, missing, self._refresh) if wants_more or wants_again else None
+        if not missing.intervals and not wants_again:
+            return None
+        return CrawlSpec(self._site, self._settings, missing, block if wants_again else none, self._refresh)
 
     def _blocks(self, root: Root) -> Iterator[Block]:
         key, size = self._settings.crawl.seed, self._settings.crawl.ids_per_part
@@ -179,7 +182,7 @@ class _Watch:
     def __init__(self, plan: _Plan, settings: CrawlRun) -> None:
         self._settings = settings.crawl
         self._progress = Progress(plan.num_ids, "ids")
-        self._ids = self._failed = self._photos = 0
+        self._ids = self._asked = self._failing = self._photos = 0
 
     def part_done(self, part: str, counts: Mapping[str, int]) -> None:
         """Count a committed part.
@@ -188,12 +191,13 @@ class _Watch:
             CircuitOpenError: over `crawl.alarm_share` of the ids failed.
         """
         self._ids += counts["ids"]
-        self._failed += counts["failed"]
+        self._asked += counts["asked"]
+        self._failing += counts["asked_failing"]
         self._photos += counts["stored"]
         log.debug("event=part_done part=%s ids=%d stored=%d", part, counts["ids"], counts["stored"])
-        if self._ids >= self._settings.alarm_after and self._failed > self._settings.alarm_share * self._ids:
+        if self._asked >= self._settings.alarm_after and self._failing > self._settings.alarm_share * self._asked:
             raise CircuitOpenError(
-                f"{self._failed} of {self._ids} ids failed, over crawl.alarm_share={self._settings.alarm_share:g}: "
+                f"{self._failing} of {self._asked} ids failed, over crawl.alarm_share={self._settings.alarm_share:g}: "
                 "the site blocks us or is down; look at attempts.error, then run again later with --retry transient"
             )
 
@@ -201,7 +205,7 @@ class _Watch:
         """Show where the run is."""
         ids = self._ids + sum(counts["ids"] for counts in in_flight.values())
         photos = self._photos + sum(counts["photos"] for counts in in_flight.values())
-        self._progress.show(ids, photos=photos, failed=self._failed, parts_in_flight=len(in_flight))
+        self._progress.show(ids, photos=photos, failing=self._failing, parts_in_flight=len(in_flight))
 
     def close(self) -> None:
         """End the bar."""

@@ -6,56 +6,34 @@ Each id gives one attempts row; each photo of a found listing one photos row; ea
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Literal, TypeVar, TypeVarTuple
+from typing import Any
 
 import uvloop
 
-from pipeline.crawl_rows import ListingRows, evidence_text, failure_columns, write_tables
-from pipeline.crawl_settings import CrawlRun, pinned_settings
+from pipeline.crawl_photos import PartPhotos
+from pipeline.crawl_rows import ListingRows, evidence_text, failure_columns, may_pass, write_tables
+from pipeline.crawl_settings import CrawlSpec, part_deadline_s, pinned_settings
 from pipeline.fetch import Answer, Fetcher
-from pipeline.parts import Block, Interval, count, merge
+from pipeline.pages.money import MAX_PRICE
+from pipeline.parts import count, merge
 from pipeline.previous import PreviousPart
 from pipeline.runner import PartContext
-from pipeline.sites import PageReading, SiteFile, read_page, user_agent
+from pipeline.sites import PageReading, read_page, user_agent
 from pipeline.web.pace import HostLimits, PaceClient
-from schemas.errors import FetchError, ImageError, PartError, PolicyError, is_transient
-from schemas.image import store
-from schemas.receipts import PartWriter
+from schemas.errors import FetchError, PartError, PolicyError, is_transient
+from schemas.receipts import PartWriter, Receipt
 from schemas.shards import ShardWriter
 from schemas.storage import Root
-from schemas.tables import photo_key
 
-Arguments = TypeVarTuple("Arguments")
-Returned = TypeVar("Returned")
-Refresh = Literal["missing", "transient", "recrawl", "overwrite"]
 STAGE = "crawl"
 _REPORT_EVERY_S = 1.0
 _CENT = Decimal("0.01")
 
 log = logging.getLogger("forecourt.crawl")
-
-
-@dataclass(frozen=True, slots=True)
-class CrawlSpec:
-    """What a worker is told about its part."""
-
-    site: SiteFile
-    settings: CrawlRun
-    wanted: Block
-    refresh: Refresh
-
-
-@dataclass(frozen=True, slots=True)
-class _Photo:
-    """What one photo URL became; its bytes lie in the shard under `key`."""
-
-    key: str
-    columns: dict[str, Any]
 
 
 def crawl_part(context: PartContext, spec: CrawlSpec) -> dict[str, int]:
@@ -81,12 +59,12 @@ def crawl_part(context: PartContext, spec: CrawlSpec) -> dict[str, int]:
         receipt = writer.commit(
             counts=counts,
             settings=pinned_settings(spec.site, spec.settings),
-            scope=_scope(spec, writer),
+            scope=_scope(spec, writer.previous),
         )
     except BaseException:
         writer.abandon()
         raise
-    return receipt.counts
+    return {**receipt.counts, **job.asked()}
 
 
 class _PartJob:
@@ -101,11 +79,10 @@ class _PartJob:
         threads: ThreadPoolExecutor,
     ) -> None:
         self._context, self._spec, self._previous = context, spec, previous
-        self._shard, self._threads = shard, threads
         self._site, self._settings = spec.site, spec.settings
-        self._by_url: dict[str, asyncio.Task[_Photo]] = {}
-        self._room = asyncio.Semaphore(spec.settings.crawl.photos_in_flight)
+        self._photos = PartPhotos(spec, context.part, previous, shard, threads, context.watchdog)
         self._rows: list[ListingRows] = []
+        self._num_asked = self._num_failing = 0
         self._fetcher: Fetcher
 
     async def run(self) -> list[ListingRows]:
@@ -124,7 +101,7 @@ class _PartJob:
             worker_id=f"{self._context.ticket.token}/{self._context.part}",
             settings=self._settings.pace,
         )
-        deadline_s = self._settings.crawl.part_deadline_s
+        deadline_s = part_deadline_s(self._site, self._settings)
         async with Fetcher(
             self._settings.fetch,
             user_agent=user_agent(self._site),
@@ -141,6 +118,10 @@ class _PartJob:
                 raise _first_error(group) from None
         return sorted(self._rows, key=lambda rows: str(rows.attempt["listing_id"]))
 
+    def asked(self) -> dict[str, int]:
+        """Count the ids that this run asked for, and those of them that failed for passing reasons."""
+        return {"asked": self._num_asked, "asked_failing": self._num_failing}
+
     async def _ask_all(self) -> None:
         ids = self._ids()
         reporter = asyncio.create_task(self._report())
@@ -152,10 +133,9 @@ class _PartJob:
             reporter.cancel()
 
     def _ids(self) -> Iterator[str]:
-        """Give the part's ids, those of the previous generation that this run did not ask for included."""
-        asked = dict.fromkeys(self._spec.wanted.ids(self._settings.crawl.seed))
-        yield from (listing_id for listing_id in self._previous.attempts if listing_id not in asked)
-        yield from asked
+        """Give the part's ids: those of the previous generation, then those it lacks."""
+        yield from self._previous.attempts
+        yield from self._spec.missing.ids(self._settings.crawl.seed)
 
     async def _work(self, ids: Iterator[str]) -> None:
         for listing_id in ids:
@@ -172,55 +152,53 @@ class _PartJob:
         old = self._previous.attempts.get(listing_id)
         if old is None:
             return await self._ask(listing_id, None)
-        if self._spec.refresh == "recrawl":
+        again = self._spec.again.holds(listing_id)
+        if again and (self._spec.refresh == "recrawl" or may_pass(old)):
             return await self._ask(listing_id, old)
-        if self._spec.refresh == "transient" and is_transient(old["error"]):
-            return await self._ask(listing_id, None)
-        return await self._keep(listing_id, old)
-
-    async def _keep(self, listing_id: str, attempt: dict[str, Any]) -> ListingRows:
-        """Carry an id's rows over; with `transient`, ask for its photos that failed for passing reasons."""
-        photos = self._previous.photos.get(listing_id, [])
-        again = self._spec.refresh == "transient"
-        kept = await asyncio.gather(
-            *(
-                self._photo(listing_id, row["photo_index"], row["url"], None)
-                if again and is_transient(row["error"])
-                else self._carry(row)
-                for row in photos
-            )
-        )
-        return ListingRows(attempt, self._previous.listings.get(listing_id), list(kept))
-
-    async def _carry(self, row: dict[str, Any]) -> dict[str, Any]:
-        if row["outcome"] == "stored":
-            await self._in_thread(self._shard.put, row["key"], self._previous.jpeg(row["key"]))
-        return {**row, "part": self._context.part}
+        listing = self._previous.listings.get(listing_id)
+        if again and self._spec.refresh == "transient":
+            return ListingRows(old, listing, await self._old_photos(listing_id))
+        return ListingRows(old, listing, await self._photos.carried(listing_id))
 
     async def _ask(self, listing_id: str, old: dict[str, Any] | None) -> ListingRows:
-        """Ask for a listing's page; a listing once found stays, should the page be gone or fail at a later crawl."""
+        """Ask for a listing's page.
+
+        A listing once found stays when a later crawl finds it gone or failing (`status` tells); when its owner now says
+        no, it goes.
+        """
         url = self._site.url_of(listing_id)
-        conditions = {name: old[name] for name in ("etag", "last_modified")} if old else {}
+        found = old if old is not None and old["outcome"] == "found" else None
+        conditions = {name: found[name] for name in ("etag", "last_modified")} if found else {}
         with self._context.watchdog.doing(f"page {url}"):
             attempt, reading = await self._read_until_settled(listing_id, url, conditions)
-        was_found = old is not None and old["outcome"] == "found"
-        if was_found and (reading is None or reading.outcome != "found"):
-            photos = await self._photos(listing_id, [row["url"] for row in self._previous.photos.get(listing_id, [])])
-            kept_attempt = {**attempt, "outcome": "found", "error": None}
-            return ListingRows(kept_attempt, self._previous.listings.get(listing_id), photos)
-        if reading is None or reading.listing is None:
+        self._num_asked += 1
+        self._num_failing += attempt["outcome"] == "failed" and is_transient(attempt["error"])
+        if reading is not None and reading.listing is not None:
+            return await self._found(listing_id, url, attempt, reading)
+        if found is None or (attempt["outcome"] == "disallowed" and not may_pass(attempt)):
             return ListingRows(attempt, None, [])
+        listing = self._previous.listings.get(listing_id)
+        if attempt["outcome"] == "found":  # not modified since
+            return ListingRows(attempt, listing, await self._old_photos(listing_id))
+        kept = {**attempt, "outcome": "found", "error": attempt["error"] if may_pass(attempt) else None}
+        return ListingRows(kept, listing, await self._photos.carried(listing_id))
+
+    async def _old_photos(self, listing_id: str) -> list[dict[str, Any]]:
+        urls = [row["url"] for row in self._previous.photos.get(listing_id, [])]
+        return await self._photos.rows(self._fetcher, listing_id, urls)
+
+    async def _found(self, listing_id: str, url: str, attempt: dict[str, Any], reading: PageReading) -> ListingRows:
         urls = list(reading.photo_urls[: self._settings.crawl.max_photos])
         listing = {
-            **reading.listing,
+            **(reading.listing or {}),
             "site": self._site.name,
             "listing_id": listing_id,
             "url": url,
             "num_photos": len(urls),
-            "price_usd": self._price_usd(reading.listing),
+            "price_usd": self._price_usd(reading.listing or {}),
             "fetched_at": attempt["fetched_at"],
         }
-        return ListingRows(attempt, listing, await self._photos(listing_id, urls))
+        return ListingRows(attempt, listing, await self._photos.rows(self._fetcher, listing_id, urls))
 
     async def _read_until_settled(
         self, listing_id: str, url: str, conditions: Mapping[str, str | None]
@@ -256,83 +234,30 @@ class _PartJob:
         }
         if answer.not_modified:
             return {**row, "outcome": "found"}, None
-        reading = await self._in_thread(self._read_page, answer)
+        reading = await self._photos.in_thread(self._read_page, answer)
         return {**row, "outcome": reading.outcome, "error": reading.error}, reading
 
     def _read_page(self, answer: Answer) -> PageReading:
-        return read_page(
-            answer.body,
-            url=answer.url,
-            site=self._site,
-            status=answer.status,
-            content_type=answer.headers.get("content-type"),
-        )
-
-    async def _photos(self, listing_id: str, urls: list[str]) -> list[dict[str, Any]]:
-        old = {row["url"]: row for row in self._previous.photos.get(listing_id, [])}
-        return list(
-            await asyncio.gather(*(self._photo(listing_id, index, url, old.get(url)) for index, url in enumerate(urls)))
-        )
-
-    async def _photo(self, listing_id: str, index: int, url: str, old: dict[str, Any] | None) -> dict[str, Any]:
-        """Give the row of one photo; a URL that the part has asked for is not asked again."""
-        key = photo_key(self._site.name, listing_id, index)
-        task = self._by_url.get(url)
-        if task is None:
-            task = self._by_url[url] = asyncio.create_task(self._fetch_photo(key, url, old))
-        photo = await task
-        if photo.columns["outcome"] == "stored" and photo.key != key:
-            await self._in_thread(lambda: self._shard.put(key, self._shard.get(photo.key)))
-        row = {"key": key, "site": self._site.name, "listing_id": listing_id, "photo_index": index, "url": url}
-        return {**row, "part": self._context.part, **photo.columns}
-
-    async def _fetch_photo(self, key: str, url: str, old: dict[str, Any] | None) -> _Photo:
-        was_stored = old is not None and old["outcome"] == "stored"
-        async with self._room:
-            with self._context.watchdog.doing(f"photo {url}"):
-                try:
-                    etag = old["etag"] if old is not None and was_stored else None
-                    answer = await self._fetcher.get(url, kind="photo", etag=etag)
-                except (FetchError, PolicyError) as error:
-                    if old is not None and was_stored:
-                        return await self._in_thread(self._carry_photo, key, old)
-                    failure = failure_columns(error)
-                    outcome = "disallowed" if isinstance(error, PolicyError) else "failed"
-                    kept = {name: failure[name] for name in ("error", "policy", "fetched_at")}
-                    return _Photo(key, {"outcome": outcome, **kept})
-                if answer.not_modified and old is not None:
-                    return await self._in_thread(self._carry_photo, key, old)
-                return await self._in_thread(self._store, key, answer)
-
-    def _carry_photo(self, key: str, old: dict[str, Any]) -> _Photo:
-        self._shard.put(key, self._previous.jpeg(old["key"]))
-        identity = {"key", "site", "listing_id", "photo_index", "url", "part"}
-        return _Photo(key, {name: value for name, value in old.items() if name not in identity})
-
-    def _store(self, key: str, answer: Answer) -> _Photo:
-        """Decode, hash, encode and write one photo, in a decode thread."""
-        columns: dict[str, Any] = {
-            "policy": evidence_text(answer.policy),
-            "etag": answer.headers.get("etag"),
-            "fetched_at": datetime.now(UTC),
-        }
         try:
-            stored = store(answer.body, self._settings.image)
-        except ImageError as error:
-            rejected = {"outcome": "rejected", "error": error.reason, "source_bytes": len(answer.body)}
-            return _Photo(key, {**columns, **rejected})
-        self._shard.put(key, stored.jpeg)
-        return _Photo(key, {**columns, "outcome": "stored", "error": None, **stored.columns()})
+            return read_page(
+                answer.body,
+                url=answer.url,
+                site=self._site,
+                status=answer.status,
+                content_type=answer.headers.get("content-type"),
+            )
+        except Exception:
+            # The row boundary: a page that a parser chokes on is one row without a listing, not a part that never ends.
+            log.exception("event=page_unreadable url=%s", answer.url)
+            return PageReading("failed", "no_listing", None, ())
 
     def _price_usd(self, listing: Mapping[str, Any]) -> Decimal | None:
         price, currency = listing.get("price"), listing.get("currency")
         if price is None or currency is None:
             return None
         rate = Decimal(1) if currency == "USD" else self._settings.rates.get(currency)
-        return None if rate is None else (price * rate).quantize(_CENT)
-
-    async def _in_thread(self, function: Callable[[*Arguments], Returned], *arguments: *Arguments) -> Returned:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        in_usd = None if rate is None else price * rate
+        return None if in_usd is None or in_usd > MAX_PRICE else in_usd.quantize(_CENT)
 
 
 def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -343,11 +268,11 @@ def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-def _scope(spec: CrawlSpec, writer: PartWriter) -> dict[str, Any]:
+def _scope(spec: CrawlSpec, previous: Receipt | None) -> dict[str, Any]:
     """Say which ids the part now covers."""
-    scope = {"site": spec.site.name}
-    if spec.wanted.names:
-        return {**scope, "names": list(spec.wanted.names)}
-    before: list[Interval] = [(a, b) for a, b in writer.previous.scope["ids"]] if writer.previous else []
-    covered = merge([*before, *spec.wanted.intervals])
+    before = previous.scope if previous is not None and spec.refresh != "overwrite" else {}
+    scope: dict[str, Any] = {"site": spec.site.name}
+    if spec.missing.names or "names" in before:
+        return {**scope, "names": [*before.get("names", ()), *spec.missing.names]}
+    covered = merge([*((first, last) for first, last in before.get("ids", ())), *spec.missing.intervals])
     return {**scope, "ids": [list(interval) for interval in covered], "num_ids": count(covered)}

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from schemas.errors import ReconcileError, RowError, is_transient
+from schemas.errors import PolicyError, ReconcileError, RowError, is_transient
 from schemas.receipts import PartWriter
 from schemas.tables import ATTEMPTS, LISTINGS, PHOTOS, table_of
+
+# How the evidence marks a refusal because a site's rules could not be read just now.
+_PASSING = '"passing": true'
 
 
 @dataclass(slots=True)
@@ -18,6 +21,16 @@ class ListingRows:
     attempt: dict[str, Any]
     listing: dict[str, Any] | None
     photos: list[dict[str, Any]]
+
+
+def may_pass(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row's failure or refusal can be another when asked later."""
+    return is_transient(row["error"]) or _PASSING in (row["policy"] or "")
+
+
+def owner_says_no(error: RowError) -> bool:
+    """Tell a refusal that stands from a failure, and from rules that could not be read just now."""
+    return isinstance(error, PolicyError) and not getattr(error, "passing", False)
 
 
 def failure_columns(error: RowError) -> dict[str, Any]:
@@ -67,5 +80,5 @@ def _counts(attempts: list[dict[str, Any]], photos: list[dict[str, Any]]) -> dic
         "rejected": of(photos, "rejected"),
         "photos_disallowed": of(photos, "disallowed"),
         "bytes": sum(row.get("size_bytes") or 0 for row in photos),
-        "transient": sum(is_transient(row["error"]) for row in (*attempts, *photos)),
+        "transient": sum(may_pass(row) for row in (*attempts, *photos)),
     }

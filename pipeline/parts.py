@@ -10,6 +10,8 @@ from schemas.errors import UsageError
 
 Interval = tuple[int, int]  # both ends included
 
+MAX_ID_BYTES = 200  # an id is part of a photo's key, and LMDB's keys end at 511 bytes
+_MAX_DIGITS = 18
 _ROUNDS = 4
 
 
@@ -57,6 +59,12 @@ class Block:
     intervals: tuple[Interval, ...] = ()
     names: tuple[str, ...] = ()
 
+    def holds(self, listing_id: str) -> bool:
+        """Tell whether an id is in the block."""
+        if not is_number(listing_id):
+            return listing_id in self.names
+        return any(first <= int(listing_id) <= last for first, last in self.intervals)
+
     def ids(self, key: str) -> Iterator[str]:
         """Give the ids in a keyed order."""
         if self.names:
@@ -87,22 +95,21 @@ def listed_blocks(
 ) -> Iterator[Block]:
     """Give the parts of ids from a file in a keyed order.
 
-    Where all are numbers they make the same aligned blocks as a range does. Others are cut in the file's order, less
-    those of `committed` parts: then what is left after an interrupted run is cut as it was the first time.
+    Numbers make the same aligned blocks as a range does. Others are cut in the file's order, less those of `committed`
+    parts: then what is left after an interrupted run is cut as it was the first time.
     """
     unique = list(dict.fromkeys(ids))
-    if all(_is_number(i) for i in unique):
-        by_block: dict[int, list[int]] = {}
-        for number in map(int, unique):
-            by_block.setdefault(number // ids_per_part, []).append(number)
-        blocks = [
-            Block(f"{site}-{block * ids_per_part}", merge((n, n) for n in sorted(numbers)))
-            for block, numbers in sorted(by_block.items())
-        ]
-    else:
-        left = [name for name in unique if name not in committed]
-        chunks = [left[i : i + ids_per_part] for i in range(0, len(left), ids_per_part)]
-        blocks = [Block(f"{site}-list-{_file_name(chunk[0])}", names=tuple(chunk)) for chunk in chunks]
+    by_block: dict[int, list[int]] = {}
+    for number in map(int, filter(is_number, unique)):
+        by_block.setdefault(number // ids_per_part, []).append(number)
+    blocks = [
+        Block(f"{site}-{block * ids_per_part}", merge((n, n) for n in numbers))
+        for block, numbers in sorted(by_block.items())
+    ]
+    names = [name for name in unique if not is_number(name) and name not in committed]
+    for start in range(0, len(names), ids_per_part):
+        chunk = tuple(names[start : start + ids_per_part])
+        blocks.append(Block(f"{site}-list-{_file_name(chunk[0])}", names=chunk))
     if not blocks:
         return iter(())
     return (blocks[i] for i in Permutation(len(blocks), f"{key}/{site}"))
@@ -115,13 +122,16 @@ def read_ids(path: Path) -> list[str]:
         UsageError: the file cannot be read, holds no id, or an id with a slash or white space in it.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the ids of {path}: {error}") from error
     ids = [line for line in lines if line and not line.startswith("#")]
     for number, line in enumerate(lines, start=1):
-        if line and not line.startswith("#") and ("/" in line or len(line.split()) != 1):
-            raise UsageError(f"{path} line {number}: {line!r} is no id; one id a line, without slashes or blanks")
+        if line and not line.startswith("#") and not _is_id(line):
+            raise UsageError(
+                f"{path} line {number}: {line[:80]!r} is no id; one id a line, printable, without slashes or blanks, "
+                f"{MAX_ID_BYTES} bytes at most"
+            )
     if not ids:
         raise UsageError(f"{path} holds no ids; one id a line")
     return ids
@@ -171,8 +181,18 @@ def count(intervals: Iterable[Interval]) -> int:
     return sum(last - first + 1 for first, last in intervals)
 
 
-def _is_number(text: str) -> bool:
-    return text.isdecimal() and str(int(text)) == text
+def is_number(listing_id: str) -> bool:
+    """Tell whether an id is a plain number, which belongs to an aligned block."""
+    return (
+        len(listing_id) <= _MAX_DIGITS
+        and listing_id.isascii()
+        and listing_id.isdecimal()
+        and (listing_id == "0" or not listing_id.startswith("0"))
+    )
+
+
+def _is_id(text: str) -> bool:
+    return text.isprintable() and "/" not in text and " " not in text and len(text.encode()) <= MAX_ID_BYTES
 
 
 def _file_name(listing_id: str) -> str:
