@@ -16,6 +16,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class Round:
     was_crawling: bool
     reruns: int
     equal: bool
-    orphans_at_rerun: int
+    orphans_at_rerun: tuple[str, ...]
     busiest_window: int
     num_requests: int
 
@@ -62,11 +63,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--listings", type=int, default=200, help="ids of the faulty site")
+    parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=list(VICTIMS), help="whom to kill, in turn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the rounds here as JSON")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="forecourt-chaos-") as folder:
-        rounds, summary = chaos(Path(folder), arguments.rounds, arguments.listings, arguments.seed)
+        rounds, summary = chaos(Path(folder), arguments.rounds, arguments.listings, arguments.seed, arguments.victims)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps({**summary, "rounds": [asdict(r) for r in rounds]}, indent=1))
@@ -74,7 +76,9 @@ def main() -> int:
     return 0 if summary["ok"] else 1
 
 
-def chaos(folder: Path, num_rounds: int, listings: int, seed: int) -> tuple[list[Round], dict[str, Any]]:
+def chaos(
+    folder: Path, num_rounds: int, listings: int, seed: int, victims: Sequence[str] = VICTIMS
+) -> tuple[list[Round], dict[str, Any]]:
     """Run an undisturbed crawl and `num_rounds` disturbed ones in `folder`."""
     dice = random.Random(seed)
     with lab.demo_site(folder, "--faults", "--listings", str(listings), "--rate", str(RATE)) as site:
@@ -83,7 +87,7 @@ def chaos(folder: Path, num_rounds: int, listings: int, seed: int) -> tuple[list
         still = undisturbed(site, folder / "still")
         rounds = []
         for number in range(num_rounds):
-            victim = VICTIMS[number % len(VICTIMS)]
+            victim = victims[number % len(victims)]
             moment_s = dice.uniform(0.0, still.last_receipt_s)
             outcome = disturbed(site, folder / f"round-{number}", still, number, victim, moment_s)
             print(json.dumps(asdict(outcome)), flush=True)
@@ -95,7 +99,7 @@ def chaos(folder: Path, num_rounds: int, listings: int, seed: int) -> tuple[list
         "killed_between_first_fetch_and_last_receipt": sum(r.was_crawling for r in rounds),
         "finished_before_the_kill": sum(r.victim == "none" for r in rounds),
         "by_victim": dict(Counter(r.victim for r in rounds)),
-        "orphans_at_rerun": sum(r.orphans_at_rerun for r in rounds),
+        "orphans_at_rerun": sum(len(r.orphans_at_rerun) for r in rounds),
         "busiest_5s_window": max(r.busiest_window for r in rounds),
         "allowed_in_5s": allowed,
         "undisturbed": asdict(still),
@@ -132,7 +136,7 @@ def disturbed(site: lab.Site, root: Path, still: Undisturbed, number: int, victi
     has_fetched, parts_done = bool(site.requests(started_s)), num_receipts(root)
     killed = kill(crawl.pid, before, victim) if crawl.poll() is None else "none"
     code, _ = wait_for(crawl)
-    reruns, orphans = 0, 0
+    reruns, orphans = 0, []
     while code and reruns < _MAX_RERUNS:
         reruns += 1
         again_s = time.monotonic()
@@ -148,7 +152,7 @@ def disturbed(site: lab.Site, root: Path, still: Undisturbed, number: int, victi
         was_crawling=killed != "none" and has_fetched and parts_done < still.parts,
         reruns=reruns,
         equal=code == 0 and digest(root) == still.digest,
-        orphans_at_rerun=orphans,
+        orphans_at_rerun=tuple(orphans),
         busiest_window=lab.busiest_window(times),
         num_requests=len(times),
     )
@@ -163,13 +167,15 @@ def kill(pid: int, processes: list[psutil.Process], victim: str) -> str:
     return victim if found else "driver"
 
 
-def alive_at_first_request(site: lab.Site, crawl: Any, crawling: list[psutil.Process], since_s: float) -> int:
-    """Wait for a rerun's first request; count workers of the killed run that are alive then."""
+def alive_at_first_request(site: lab.Site, crawl: Any, crawling: list[psutil.Process], since_s: float) -> list[str]:
+    """Wait for a rerun's first request; describe what of the killed run's crawling workers is alive then."""
     while crawl.poll() is None:
-        if site.requests(since_s):
-            return len(lab.named([p for p in crawling if p.is_running()], CRAWLING))
+        if requests := site.requests(since_s):
+            after_s = requests[0]["at"] - since_s
+            alive = lab.named([p for p in crawling if p.is_running()], CRAWLING)
+            return [f"{' '.join(p.cmdline())} pid {p.pid} {p.status()} after {after_s:.1f} s" for p in alive]
         time.sleep(0.05)
-    return 0
+    return []
 
 
 def receipts_of(root: Path) -> list[Path]:

@@ -127,6 +127,13 @@ class SiteFile(Section):
     politeness: PolitenessSettings = operational(..., "How the crawler behaves")
     allow_private_addresses: bool = operational(False, "Whether hosts on private or loopback addresses may be asked")
 
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if "-list-" in f"{name}-":
+            raise ValueError("must not hold `-list-` or end with `-list`: parts of ids that are no numbers have it")
+        return name
+
     @field_validator("base_url")
     @classmethod
     def _check_base_url(cls, base_url: str) -> str:

@@ -59,7 +59,9 @@ DECODERS = frozenset(
 )
 DECODING_FILES = frozenset({"schemas/image.py"})
 # The row boundary of fetching and decoding stores the reason; the frame of scripts prints it and exits 1.
-BROAD_EXCEPT_FILES = frozenset({"pipeline/fetch.py", "pipeline/crawl_part.py", "schemas/image.py", "schemas/command.py"})
+BROAD_EXCEPT_FILES = frozenset(
+    {"pipeline/fetch.py", "pipeline/crawl_part.py", "schemas/image.py", "schemas/command.py"}
+)
 BROAD = frozenset({"Exception", "BaseException"})
 FORBIDDEN_CALLS = frozenset({"eval", "exec", "compile", "__import__", "torch.load", "yaml.load", "yaml.unsafe_load"})
 FORBIDDEN_WORDS = frozenset({"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"})

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from extruct.jsonld import JsonLdExtractor
-from extruct.w3cmicrodata import MicrodataExtractor
 from lxml import etree
 
 from pipeline.pages.literals import read_documents
@@ -226,6 +224,8 @@ def _bare_url(url: str | None) -> str | None:
 def _scripts(page: Page) -> Iterator[Any]:
     if "ld+json" not in page.text.lower() or page.tree is None:
         return
+    from extruct.jsonld import JsonLdExtractor  # its package imports rdflib and more; scripts that read no page wait
+
     extractor = JsonLdExtractor()
     for script in page.tree.iter("script"):
         if "ld+json" not in (script.get("type") or "").lower():
@@ -245,6 +245,8 @@ def _microdata(page: Page) -> Iterator[Any]:
     """Yield the page's outermost microdata items that may hold a listing, in the form of JSON-LD."""
     if "itemtype" not in page.text.lower() or page.tree is None:
         return
+    from extruct.w3cmicrodata import MicrodataExtractor  # as above
+
     wanted = VEHICLES | PRODUCTS | OFFERS | {"breadcrumblist"}
     taken = 0
     for element in page.tree.xpath("//*[@itemscope and @itemtype]"):

@@ -14,6 +14,7 @@ from w3lib.encoding import html_to_unicode
 MAX_PAGE_BYTES = 8 * 2**20
 MAX_VISIBLE_CHARS = 20_000
 
+_LAST_ENCODING = "windows-1252"
 _UNSEEN_TAGS = frozenset({"script", "style", "noscript", "template", "svg", "head"})
 _SPACES = re.compile(r"[\s\u200b\ufeff]+")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1f]")
@@ -174,4 +175,8 @@ def _decode(html: bytes, content_type: str | None) -> str:
         # One cut or damaged character among good ones is damage; mostly damage is another encoding.
         if broken * 20 < len(html) - len(html.translate(None, bytes(range(0x80, 0x100)))):
             return text.removeprefix("\ufeff")
-    return html_to_unicode(content_type, html, default_encoding="windows-1252")[1]
+    try:
+        return html_to_unicode(content_type, html, default_encoding=_LAST_ENCODING)[1]
+    except (LookupError, UnicodeError):
+        # Python's codecs know names that are no encoding of text (`hex`, `idna`); a browser passes over these.
+        return html.decode(_LAST_ENCODING, "replace")

@@ -4,6 +4,7 @@ Two addresses are the same photo where they differ only in what image servers us
 `/thumb/`). On doubt they are different photos: a photo fetched twice is found by its hash later, a lost one is lost.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pipeline.pages.page import join_url
 
-MAX_PHOTOS = 500
+# The most that `crawl.max_photos` takes, so that the crawl decides.
+MAX_PHOTOS = 1_000
 MAX_URL_CHARS = 2048
 MAX_OFFERED = 5_000
+MAX_SRCSET_CHARS = 50_000
 
 _NAMED_WIDTHS = {
     "thumb": 150, "thumbs": 150, "thumbnail": 150, "thumbnails": 150, "tiny": 80, "small": 320, "preview": 320,
@@ -57,7 +60,9 @@ _SMALL_KEYS = {
     "thumbnail": 150, "thumbnailUrl": 150, "thumb": 150, "small": 320, "s": 320, "sm": 320, "medium": 640, "m": 640,
     "md": 640,
 }  # fmt: skip
-_SRCSET_ITEM = re.compile(r"\s*([^\s,]\S*[^\s,]|[^\s,])(?:\s+([\d.]+)([wxh]))?\s*(?:,|$)")
+# An address that a comma ends has no descriptor; another's goes on to the next comma.
+_SRCSET_ITEM = re.compile(r"([^\s,]\S*+)(?:(?<=,)|([^,]*+))")
+_DESCRIPTOR = re.compile(r"(?<!\S)([\d.]{1,12})([wxh])(?!\S)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +109,22 @@ def offered_in(value: Any) -> Iterator[list[Offered]]:
 def srcset(text: str) -> list[Offered]:
     """Read the addresses of a srcset attribute; `2x` counts as wider than `1x`."""
     offers = []
-    for url, number, unit in _SRCSET_ITEM.findall(text[:50_000]):
-        try:
-            width = float(number) if number else None
-        except ValueError:
-            width = None
+    for url, descriptors in _SRCSET_ITEM.findall(text[:MAX_SRCSET_CHARS]):
+        found = _DESCRIPTOR.search(descriptors)
+        width = _width(found.group(1)) if found else None
         # Densities have no width; above any width in a name, they still rank among themselves.
-        offers.append(Offered(url, width if unit == "w" or width is None else 10_000 + width))
+        is_density = found is not None and found.group(2) != "w" and width is not None
+        offers.append(Offered(url.rstrip(","), 10_000 + (width or 0) if is_density else width))
     return offers
+
+
+def _width(value: Any) -> float | None:
+    """Return a width as a number; None where it is none that a picture can have."""
+    try:
+        width = float(str(value).removesuffix("px"))
+    except ValueError:
+        return None
+    return width if 0 < width < math.inf else None
 
 
 def _sizes(item: Any) -> list[Offered]:
@@ -122,10 +135,7 @@ def _sizes(item: Any) -> list[Offered]:
     width = item.get("width") or item.get("w")
     if isinstance(width, Mapping):
         width = width.get("value")
-    try:
-        width_px = float(str(width).removesuffix("px")) if width is not None else None
-    except ValueError:
-        width_px = None
+    width_px = _width(width)
     offers: list[Offered] = []
     for key in _URL_KEYS:
         value = item.get(key)

@@ -37,7 +37,8 @@ TEXT_FIELDS = (
 )
 FREE_TEXT = frozenset({"title", "trim", "description"})
 
-_TAG = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>|<[a-zA-Z/!][^<>]*>", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<(script|style)\b[^<>]*>|<[a-zA-Z/!][^<>]*>", re.IGNORECASE)
+_CLOSING = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in ("script", "style")}
 _LABEL = re.compile(r"^[^\W\d][^:<>]{0,40}:\s+(?=\S)")
 _YEAR = re.compile(r"(?<!\d)(1[89]\d\d|20\d\d)(?![\d]|[.,]\d{3})")
 _DATE_WITH_SHORT_YEAR = re.compile(r"^(?:\d{1,2}[./])?(?:0?[1-9]|1[0-2])[./](\d\d)$")
@@ -131,13 +132,30 @@ def plain_text(value: Any, *, max_chars: int = MAX_SHORT_CHARS) -> str | None:
     text = str(value)[: 8 * max_chars]
     for _ in range(2):
         if "<" in text:
-            text = _TAG.sub(" ", text)
+            text = _without_tags(text)
         if "&" in text:
             text = html.unescape(text)
     if "<" in text:
-        text = _TAG.sub(" ", text)
+        text = _without_tags(text)
     text = squeeze(text.encode("utf-8", "replace").decode("utf-8").replace("\0", ""))[:max_chars]
     return text or None
+
+
+def _without_tags(text: str) -> str:
+    """Cut tags, scripts and styles with what they hold; linear, which one pattern for all of it is not."""
+    parts: list[str] = []
+    position = 0
+    unclosed: set[str] = set()
+    while found := _TAG.search(text, position):
+        parts.append(text[position : found.start()])
+        position = found.end()
+        name = (found.group(1) or "").lower()
+        if name and name not in unclosed:
+            if closing := _CLOSING[name].search(text, position):
+                position = closing.end()
+            else:
+                unclosed.add(name)
+    return " ".join([*parts, text[position:]])
 
 
 _NAMING = ("name", "@value", "value", "text", "label", "formatted", "title", "displayName", "engineType", "description")
