@@ -77,10 +77,21 @@ class Watchdog:
             return
         self.stuck = self._describe()
         log.error("event=stuck part=%s %s", self._part, self.stuck)
-        if self.on_stall is not None:
-            self.on_stall(self.stuck)
-        if not self._stop.wait(self._grace_s):
-            self._last_words(self.stuck)
+        try:
+            if self.on_stall is not None:
+                self.on_stall(self.stuck)
+        except RuntimeError as error:
+            # An event loop that is closed cannot be told: the part is past it, writing its files.
+            log.warning("event=stall_not_heard part=%s error=%s", self._part, error)
+        finally:
+            self._end_process(self.stuck)
+
+    def _end_process(self, text: str) -> None:
+        if self._stop.wait(self._grace_s):
+            return
+        try:
+            self._last_words(text)
+        finally:
             os._exit(STUCK_EXIT_CODE)
 
     def _describe(self) -> str:
