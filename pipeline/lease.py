@@ -14,14 +14,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from schemas.errors import LeaseError, RunError
-from schemas.storage import Root
+from schemas.storage import Root, reported
 
 BEAT_S = 1.0
 STALE_S = 5.0
@@ -52,6 +52,14 @@ class _Mark:
     beat: int
     beat_at_s: float
     held: bool
+
+    @property
+    def is_of_this_host(self) -> bool:
+        return self.host == socket.gethostname()
+
+    def age_s(self) -> float:
+        """Return the beat's age; only where it is of this host do both moments come from one clock."""
+        return max(0.0, time.time() - self.beat_at_s)
 
 
 class Lease:
@@ -143,15 +151,20 @@ def hold_lease(root: Root, stage: str) -> Iterator[Lease]:
 
 
 def is_held(root: Root, stage: str) -> bool:
-    """Tell whether a run that may be alive owns the stage, by the beat's age on this machine's clock."""
+    """Tell whether a living run owns the stage; takes up to `EXPIRY_S` where it was of another machine."""
     mark = _read_mark(root, stage)
-    return mark is not None and mark.held and time.time() - mark.beat_at_s < EXPIRY_S
+    if mark is None or not mark.held:
+        return False
+    if mark.is_of_this_host:
+        return mark.age_s() < EXPIRY_S
+    return _next_beat(root, stage, mark, EXPIRY_S) is not None
 
 
 def living_tokens(root: Root) -> set[str]:
-    """Return the tokens of the runs on this root that may be alive, of any stage."""
+    """Return the tokens of the runs on this root that may be alive, of any stage: of another machine, all not ended."""
     marks = [_read_mark(root, Path(name).stem) for name in root.list("leases", suffix=".json")]
-    return {mark.token for mark in marks if mark is not None and mark.held and time.time() - mark.beat_at_s < EXPIRY_S}
+    held = [mark for mark in marks if mark is not None and mark.held]
+    return {mark.token for mark in held if not mark.is_of_this_host or mark.age_s() < EXPIRY_S}
 
 
 class Fence:
@@ -233,9 +246,11 @@ def _acquiring(root: Root, stage: str) -> Iterator[None]:
         yield
         return
     path = Path(root.path(f"leases/{stage}.lock"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as opened:
+        with reported(str(path), writing=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = opened.enter_context(path.open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -244,16 +259,24 @@ def _wait_for_expiry(root: Root, stage: str) -> None:
     mark = _read_mark(root, stage)
     if mark is None or not mark.held:
         return
-    age_s = max(0.0, time.time() - mark.beat_at_s) if mark.host == socket.gethostname() else 0.0
-    deadline_s = time.monotonic() + EXPIRY_S - age_s
+    wait_s = EXPIRY_S - (mark.age_s() if mark.is_of_this_host else 0.0)
     log.info("event=waiting_for_lease stage=%s run=%s pid=%s seconds<=%.0f", stage, mark.token, mark.pid, EXPIRY_S)
+    now = _next_beat(root, stage, mark, wait_s)
+    if now is not None:
+        raise LeaseError(
+            f"another run (process {now.pid} on {now.host}) owns {root.text} (stage {stage}) and is alive; "
+            "wait for it, or end it, and run again"
+        )
+
+
+def _next_beat(root: Root, stage: str, mark: _Mark, wait_s: float) -> _Mark | None:
+    """Watch a held lease for so long; return a beat after `mark`, None where none comes or the run ends."""
+    deadline_s = time.monotonic() + wait_s
     while time.monotonic() < deadline_s:
         time.sleep(_POLL_S)
         now = _read_mark(root, stage)
         if now is None or not now.held:
-            return
+            return None
         if (now.token, now.beat) != (mark.token, mark.beat):
-            raise LeaseError(
-                f"another run (process {now.pid} on {now.host}) owns {root.text} (stage {stage}) and is alive; "
-                "wait for it, or end it, and run again"
-            )
+            return now
+    return None

@@ -2,16 +2,18 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from pipeline import lease as lease_module
-from pipeline.lease import FENCED_EXIT_CODE, Fence, LeaseTicket, hold_lease, is_held
-from schemas.errors import LeaseError
+from pipeline.lease import FENCED_EXIT_CODE, Fence, LeaseTicket, hold_lease, is_held, living_tokens
+from schemas.errors import LeaseError, RootError
 from schemas.storage import Root
 
 HOLDER = """
@@ -111,3 +113,38 @@ def test_a_lease_file_that_is_none_is_an_error_that_says_so(root: Root) -> None:
     root.write_bytes("leases/crawl.json", b"{")
     with pytest.raises(LeaseError, match="is no lease file"), hold_lease(root, "crawl"):
         pass
+
+
+def test_a_root_that_cannot_hold_leases_is_told_with_the_place(root: Root) -> None:
+    root.write_bytes("leases", b"a file of that name")
+    with pytest.raises(RootError, match="leases.*check the path"), hold_lease(root, "crawl"):
+        pass
+
+
+def leave_foreign_mark(root: Root, **changes: object) -> None:
+    mark = {"token": "far", "host": "elsewhere", "pid": 1, "beat": 7, "beat_at_s": time.time() - 3600, "held": True}
+    root.write_bytes("leases/crawl.json", json.dumps({**mark, **changes}).encode())
+
+
+def test_a_lease_of_another_machine_lives_by_its_beats_whatever_its_clock_says(root: Root) -> None:
+    leave_foreign_mark(root)
+    assert living_tokens(root) == {"far"}
+    beats = threading.Timer(0.4, leave_foreign_mark, [root], {"beat": 8})
+    beats.start()
+    assert is_held(root, "crawl")
+    beats.join()
+
+
+def test_a_lease_of_another_machine_that_beats_no_more_is_free(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "EXPIRY_S", 0.6)
+    leave_foreign_mark(root, beat_at_s=time.time() + 3600)
+    assert not is_held(root, "crawl")
+    leave_foreign_mark(root, held=False)
+    assert not is_held(root, "crawl")
+    assert living_tokens(root) == set()
+
+
+def test_a_dead_run_of_this_machine_holds_nothing(root: Root) -> None:
+    leave_foreign_mark(root, host=socket.gethostname())
+    assert not is_held(root, "crawl")
+    assert living_tokens(root) == set()
