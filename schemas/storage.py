@@ -26,6 +26,7 @@ from schemas.tables import FORMAT_VERSION
 
 MARK = "root.json"
 TEMPORARY_SUFFIX = ".tmp"
+_DISK_FOLDER = "lost+found"
 
 
 class Root:
@@ -235,9 +236,9 @@ class Root:
         if base.type == pafs.FileType.NotFound:
             return
         for info in self._fs.get_file_info(pafs.FileSelector(self._base)):
-            # A run killed in its first moment leaves the mark half written; a disk has hidden folders of its own.
+            # A run killed in its first moment leaves the mark half written; a new disk has folders of its own.
             is_ours = info.base_name.startswith(f"{MARK}.") and info.base_name.endswith(TEMPORARY_SUFFIX)
-            if not is_ours and not info.base_name.startswith("."):
+            if not is_ours and not info.base_name.startswith(".") and info.base_name != _DISK_FOLDER:
                 raise RootError(f"root {self} holds {info.base_name!r} and no {MARK}; name an empty or a new folder")
 
 

@@ -140,6 +140,12 @@ def test_nothing_is_made_unless_asked(root: Root) -> None:
     assert Root(text).list("") == []
 
 
+def test_a_new_disk_becomes_a_root(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / ".Trash-0").mkdir()
+    assert Root.open(str(tmp_path), create=True).exists("root.json")
+
+
 def test_what_holds_other_files_does_not_become_a_root(root: Root) -> None:
     text = root.text.replace("/set", "/other")
     Root(text).write_bytes("thesis.tex", b"x")
