@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -73,9 +74,18 @@ def configure_logs() -> None:
 
 
 def _print_last(answer: Mapping[str, Any], code: int) -> int:
-    sys.stdout.write(json.dumps(answer, default=str) + "\n")
+    sys.stdout.write(json.dumps(_plain(answer), default=str, allow_nan=False) + "\n")
     sys.stdout.flush()
     return code
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with null for each number that JSON has no word for."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Progress:

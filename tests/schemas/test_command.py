@@ -38,6 +38,12 @@ def test_the_answer_is_the_last_line(capsys: pytest.CaptureFixture[str]) -> None
     assert last_line(capsys) == {"ids": 3, "root": "data"}
 
 
+def test_a_number_that_json_has_no_word_for_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {"rate": float("nan"), "bins": [1.5, float("inf")], "by": {"part": (-float("inf"), 2)}}
+    assert run(lambda _: found) == 0
+    assert capsys.readouterr().out == '{"rate": null, "bins": [1.5, null], "by": {"part": [null, 2]}}\n'
+
+
 def test_a_run_that_found_fault_exits_with_its_code_and_does_not_print_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(lambda _: {"problems": 2, "exit_code": 1}) == 1
     assert last_line(capsys) == {"problems": 2}
