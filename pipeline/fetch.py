@@ -26,6 +26,7 @@ from pipeline.web.answers import (
     FetchRefused,
     Kind,
     Trip,
+    read_headers,
     redirect_of,
     retry_after_s,
 )
@@ -234,7 +235,8 @@ class Fetcher:
 
     async def _read(self, target: Target, trip: Trip, response: aiohttp.ClientResponse, departure: Departure) -> Answer:
         """Read what is wanted of an answer; the rest is left, and its connection closed."""
-        headers = {name.lower(): value for name, value in response.headers.items()}
+        pairs = read_headers(response.headers.items())
+        headers = dict(pairs)
         trip.status = response.status
         departure.outcome = HostOutcome(
             status=response.status, latency_s=departure.elapsed_s(), retry_after_s=retry_after_s(headers)
@@ -249,7 +251,7 @@ class Fetcher:
         )
         found = 200 <= response.status < 300
         if trip.kind != "site" and (found or answer.not_modified):
-            headers_said = judge_headers(response.headers.items(), agent=self._agent, settings=self._settings.policy)
+            headers_said = judge_headers(pairs, agent=self._agent, settings=self._settings.policy)
             self._judge(headers_said, trip)
         if trip.wants_body(answer):
             answer = replace(answer, body=await self._body(response, trip))

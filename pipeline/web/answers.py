@@ -1,17 +1,22 @@
 """What comes out of a fetch: answers, the two ways to fail, and how headers and statuses are read."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
+from pipeline.web.policy import PASSING
 from schemas.errors import FetchError, PolicyError, RowError, http_reason, is_transient
 
 Kind = Literal["page", "photo", "site"]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_VALIDATORS = frozenset({"etag", "last-modified"})
+_MAX_VALIDATOR = 1024
+_STRAY_BYTE = re.compile("[\udc80-\udcff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,11 @@ class FetchFailed(_Tried, FetchError):
 
 class FetchRefused(_Tried, PolicyError):
     """A URL or an answer whose owner does not want it used, with the same for its row."""
+
+    @property
+    def passing(self) -> bool:
+        """Whether the owner's word could not be heard, so that asking again may tell another one."""
+        return self.policy.get(PASSING) is True
 
 
 @dataclass(slots=True)
@@ -100,6 +110,24 @@ class Trip:
             latency_s=self.latency_s if self.num_tries else None,
             policy=self.policy,
         )
+
+
+def read_headers(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return headers by lower-case name, in order, as text that can be stored.
+
+    The HTTP client leaves bytes that are no UTF-8 as surrogates: an address keeps such bytes, escaped. A validator that
+    is not worth a row's space is left out.
+    """
+    read = []
+    for name, value in ((name.lower(), value) for name, value in pairs):
+        value = _STRAY_BYTE.sub(_escaped if name == "location" else "\ufffd", value)
+        if name not in _VALIDATORS or len(value) <= _MAX_VALIDATOR:
+            read.append((name, value))
+    return read
+
+
+def _escaped(stray: re.Match[str]) -> str:
+    return f"%{ord(stray.group()) - 0xDC00:02X}"
 
 
 def redirect_of(answer: Answer) -> str | None:

@@ -3,8 +3,8 @@
 We collect photos to train models, so what counts is:
 
 * robots.txt (reason `robots`): a path that it disallows to us is not asked for. Missing (4xx): all is allowed. Broken
-  (5xx, 429) or out of reach: nothing is, and where
-  not even a connection stands, that is the URL's failure. More than five redirects count as missing.
+  (5xx, 429) or out of reach: nothing is, `passing` in the evidence, and where not even a connection stands, that is
+  the URL's failure. More than five redirects count as missing.
 * `X-Robots-Tag` and robots meta tags (`noai`): `noai` and `noimageai`, addressed to all or to us. `noindex` and
   `none` speak to search engines and do not count unless `fetch.policy.noindex` says so.
 * TDMRep (`tdm`): a reservation in `/.well-known/tdmrep.json`, a header or a meta tag. We hold no licence, so any policy
@@ -21,10 +21,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.web.robots import Robots, Rule, longest, normalise_pattern, read_robots
-from schemas.settings import Section, operational, result
+from schemas.settings import Section, result
 
 ROBOTS_PATH = "/robots.txt"
 TDMREP_PATH = "/.well-known/tdmrep.json"
+# In evidence: the refusal is for a file that could not be read now.
+PASSING = "passing"
 _MAX_SHOWN = 200
 # X-Robots-Tag directives that themselves carry a colon, and so are not the name of a crawler.
 _VALUED_DIRECTIVES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
@@ -51,7 +53,7 @@ class PolicySettings(Section):
     noindex: bool = result(False, "leave out noindex, noimageindex and none too: they speak to search engines")
     tdm: bool = result(True, "leave out what TDMRep reserves")
     content_usage: bool = result(True, "leave out what Content-Signal or Content-Usage keeps from training")
-    max_crawl_delay_s: float = operational(300.0, "s; a longer Crawl-delay counts as disallowing all", gt=0)
+    max_crawl_delay_s: float = result(300.0, "s; a longer Crawl-delay counts as disallowing all", gt=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,10 @@ class SiteText:
         said: dict[str, Any] = {"url": self.url, "status": self.status}
         return said if self.error is None else said | {"error": self.error}
 
+    def unheard(self, reason: str) -> Decision:
+        """Forbid what a broken file speaks of; the evidence says that this may pass."""
+        return Decision(reason, {reason: self.source(), PASSING: True}, None if self.reached else self.error)
+
     def to_json(self) -> str:
         """Pack for other workers."""
         return json.dumps(asdict(self))
@@ -128,7 +134,7 @@ class RobotsRules:
         evidence: dict[str, Any] = {"robots": self.file.source()}
         if self._settings.robots:
             if self.file.broken:
-                return Decision("robots", evidence, None if self.file.reached else self.file.error)
+                return self.file.unheard("robots")
             if self.crawl_delay_s > self._settings.max_crawl_delay_s:
                 evidence["robots"]["rule"] = f"Crawl-delay: {self.crawl_delay_s:g}"
                 return Decision("robots", evidence)
@@ -159,7 +165,7 @@ class TdmRules:
     def judge(self, path: str) -> Decision:
         """Decide on a path with its query before it is asked for."""
         if self._file.broken:
-            return Decision("tdm", {"tdm": self._file.source()}, None if self._file.reached else self._file.error)
+            return self._file.unheard("tdm")
         for rule in longest(self._locations, path):
             if rule.key == "reserved":
                 return Decision("tdm", {"tdm": self._file.source() | {"location": rule.text[:_MAX_SHOWN]}})

@@ -131,6 +131,17 @@ async def test_what_is_no_http_is_a_broken_connection(answer: bytes) -> None:
         assert (await fails(f"http://{host}/car")).reason == "connect"
 
 
+async def test_headers_that_are_no_text_are_read_as_text_and_odd_validators_left_out() -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        odd = b'ETag: "\xff"\r\nContent-Type: text/\xfe\r\nLast-Modified: ' + b"x" * 1025
+        writer.write(b"HTTP/1.1 200 OK\r\n" + odd + b"\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+    async with raw_server(with_robots(speak)) as host:
+        headers = (await gets(f"http://{host}/car")).headers
+    assert headers == {"etag": '"\ufffd"', "content-type": "text/\ufffd", "content-length": "0"}
+
+
 @pytest.mark.parametrize("header", [b"X-Long: " + b"x" * 70_000, b"\r\n".join(b"X-%d: y" % i for i in range(1000))])
 async def test_headers_are_bounded(header: bytes) -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -97,6 +97,15 @@ async def test_a_broken_robots_file_disallows_all(site: Site, status: int) -> No
     assert error.reason == "robots"
     assert error.policy["robots"]["status"] == status
     assert set(site.asked) == {"/robots.txt"}
+    assert error.passing
+
+
+async def test_an_owner_who_refuses_is_told_from_one_who_could_not_be_heard(site: Site) -> None:
+    site.says("/robots.txt", "User-agent: *\nDisallow: /car")
+    assert not (await refused(f"{site.address}/car")).passing
+    site.says("/.well-known/tdmrep.json", status=502)
+    error = await refused(f"{site.address}/other")
+    assert (error.reason, error.passing, error.policy["passing"]) == ("tdm", True, True)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])

@@ -117,7 +117,7 @@ def test_a_lease_file_that_is_none_is_an_error_that_says_so(root: Root) -> None:
 
 def test_a_root_that_cannot_hold_leases_is_told_with_the_place(root: Root) -> None:
     root.write_bytes("leases", b"a file of that name")
-    with pytest.raises(RootError, match="leases.*check the path"), hold_lease(root, "crawl"):
+    with pytest.raises(RootError, match=r"leases.*check the path"), hold_lease(root, "crawl"):
         pass
 
 

@@ -51,7 +51,9 @@ def test_what_is_allowed_has_evidence_too() -> None:
     [(404, None), (403, None), (301, None), (500, "robots"), (503, "robots"), (429, "robots"), (None, "robots")],
 )
 def test_missing_robots_allow_and_broken_ones_disallow(status: int | None, reason: str | None) -> None:
-    assert robots("User-agent: *\nDisallow: /", status).judge("/car").reason == reason
+    decision = robots("User-agent: *\nDisallow: /", status).judge("/car")
+    assert decision.reason == reason
+    assert decision.evidence.get("passing") is (True if reason else None)
 
 
 def test_a_site_out_of_reach_is_told_from_one_that_breaks_off() -> None:
