@@ -35,6 +35,8 @@ _TICK_S = 1.0
 _BOARD_WAIT_S = 30.0
 # The run stops at once on these: another part would meet the same.
 _FATAL = (CircuitOpenError, LeaseError, DiskFullError, UsageError, RootError)
+# A part is begun again after these: it was stuck or late, or out of touch. Anything else would come out the same again.
+_PASSING = (PartError, PaceUnavailable, RayError)
 
 log = logging.getLogger("forecourt.runner")
 
@@ -46,7 +48,7 @@ class RaySettings(Section):
     num_workers: int | None = operational(None, "parts in flight; default: the cluster's cores", ge=1)
     cpus_per_part: float = operational(1.0, "cores reserved for a part", gt=0)
     object_store_bytes: int = operational(256 << 20, "for a Ray started here; only names pass through it", ge=80 << 20)
-    part_tries: int = operational(3, "how often a part is begun before it is given up", ge=1)
+    part_tries: int = operational(3, "how often a part is begun whose worker dies or gets stuck", ge=1)
     stall_s: float = operational(300.0, "a part without progress for so long is ended, naming what is stuck", gt=0)
 
 
@@ -60,10 +62,14 @@ class PartTask:
 
 @dataclass(frozen=True, slots=True)
 class PartContext:
-    """What a part's work may use: the fence, the watchdog, the shared pace, a place to report progress."""
+    """What a part's work may use: the fence, the watchdog, the shared pace, a place to report progress.
+
+    `attempt` counts from 1 within the run; one before may still be alive on a machine that the cluster lost.
+    """
 
     ticket: LeaseTicket
     part: str
+    attempt: int
     check: Callable[[], None]
     watchdog: Watchdog
     exchange: Callable[[PaceRequest], Awaitable[PaceReply]]
@@ -86,6 +92,7 @@ class Board:
 
     def __init__(self, pace: PaceSettings) -> None:
         self._pace = PaceBook(pace)
+        self._runs: set[str] = set()
         self._progress: dict[str, dict[str, dict[str, int]]] = {}
         self._last_words: dict[tuple[str, str], str] = {}
 
@@ -97,8 +104,11 @@ class Board:
         """Note how far a part in flight is."""
         self._progress.setdefault(run, {})[part] = counts
 
-    def progress(self, run: str) -> dict[str, dict[str, int]]:
-        """Return how far the parts in flight are."""
+    def progress(self, run: str, pace: PaceSettings) -> dict[str, dict[str, int]]:
+        """Return how far the parts in flight are; a run that is heard the first time brings its settings along."""
+        if run not in self._runs:
+            self._runs.add(run)
+            self._pace.adopt(pace)
         return self._progress.get(run, {})
 
     def finish(self, run: str, part: str) -> None:
@@ -116,6 +126,7 @@ class Board:
     def forget(self, run: str) -> None:
         """Forget a run that ended; the pace is kept."""
         self._progress.pop(run, None)
+        self._runs.discard(run)
 
 
 @contextmanager
@@ -173,7 +184,7 @@ def run_parts(
         RunError: what stops the whole run: circuit open, lease lost, disk full.
     """
     board = _BoardDoor(pace or PaceSettings())
-    board.start()
+    board.start(ticket.token)
     loop = _Loop(work, ticket, settings, board, RunResult())
     waiting = iter(tasks)
     try:
@@ -213,7 +224,9 @@ class _Loop:
         remote = ray.remote(_run_part).options(
             num_cpus=self.settings.cpus_per_part, max_retries=0, name=f"{self.ticket.stage}:{task.part}"
         )
-        self.in_flight[remote.remote(self.work, task, self.ticket, self.settings.stall_s, self.board.pace)] = task
+        attempt = self.tries[task.part]
+        reference = remote.remote(self.work, task, attempt, self.ticket, self.settings.stall_s, self.board.pace)
+        self.in_flight[reference] = task
 
     def collect(self, reference: Any, on_done: Callable[[str, Mapping[str, int]], None]) -> None:
         task = self.in_flight.pop(reference)
@@ -223,21 +236,22 @@ class _Loop:
             cause = error.cause
             if isinstance(cause, _FATAL):
                 raise cause from None
-            self._failed(task, f"{type(cause).__name__}: {cause}" if cause is not None else str(error))
+            why = f"{type(cause).__name__}: {cause}" if cause is not None else str(error)
+            self._failed(task, why, passing=isinstance(cause, _PASSING))
         except LocalRayletDiedError:
             raise RunError("the Ray on this machine died; run again, what is committed is safe") from None
         except RayError as error:
             said = self.board.take_note(self.ticket.token, task.part)
-            self._failed(task, said or f"its worker died: {type(error).__name__}")
+            self._failed(task, said or f"its worker died: {type(error).__name__}", passing=True)
         else:
             self.result.done += 1
             del self.tries[task.part]
             on_done(task.part, counts)
         self.board.finish(self.ticket.token, task.part)
 
-    def _failed(self, task: PartTask, why: str) -> None:
+    def _failed(self, task: PartTask, why: str, *, passing: bool) -> None:
         tries = self.tries[task.part]
-        if tries < self.settings.part_tries:
+        if passing and tries < self.settings.part_tries:
             log.warning("event=part_again part=%s try=%d why=%s", task.part, tries, why)
             self.again.append(task)
         else:
@@ -249,7 +263,9 @@ class _Loop:
             ray.cancel(reference, force=True)
 
 
-def _run_part(work: Work, task: PartTask, ticket: LeaseTicket, stall_s: float, pace: PaceSettings) -> dict[str, int]:
+def _run_part(
+    work: Work, task: PartTask, attempt: int, ticket: LeaseTicket, stall_s: float, pace: PaceSettings
+) -> dict[str, int]:
     """Do one part in a worker process, fenced and watched."""
     board = _BoardDoor(pace)
 
@@ -260,6 +276,7 @@ def _run_part(work: Work, task: PartTask, ticket: LeaseTicket, stall_s: float, p
         context = PartContext(
             ticket,
             task.part,
+            attempt,
             check=fence.check,
             watchdog=watchdog,
             exchange=board.exchange,
@@ -278,12 +295,12 @@ class _BoardDoor:
         self.pace = pace
         self._handle: Any = None
 
-    def start(self) -> None:
-        """Wait until the board answers."""
+    def start(self, run: str) -> None:
+        """Wait until the board answers, and knows this run."""
         deadline_s = time.monotonic() + _BOARD_WAIT_S
         while True:
             try:
-                ray.get(self._board().progress.remote(""), timeout=_BOARD_WAIT_S)
+                ray.get(self._board().progress.remote(run, self.pace), timeout=_BOARD_WAIT_S)
                 return
             except RayError as error:
                 self._handle = None
@@ -318,7 +335,7 @@ class _BoardDoor:
 
     def progress(self, run: str) -> Mapping[str, Mapping[str, int]]:
         """Return how far the parts in flight are; empty where the board does not answer."""
-        answer: Mapping[str, Mapping[str, int]] = self._ask("progress", run) or {}
+        answer: Mapping[str, Mapping[str, int]] = self._ask("progress", run, self.pace) or {}
         return answer
 
     def note(self, run: str, part: str, text: str) -> None:

@@ -1,6 +1,6 @@
 """Receipts and the commit of a part: the receipt, written last, alone makes the part real.
 
-A part's files are written beside under a name with the run's token, synced, and renamed in the order shards, photos,
+A part's files are written beside under a name with the run's token and the attempt, synced, and renamed in the order shards, photos,
 listings, attempts; then `receipts/STAGE/PART.json` is replaced. Generation 1 is `PART.parquet`; a later generation g is
 `PART.gG.parquet`, so that what is sealed stays whole until the receipt names the new files; then the old ones go.
 """
@@ -146,21 +146,33 @@ class PartWriter:
     """Write the files of one part beside, then commit them all or none.
 
     `token` is the run's; `fence` raises LeaseError where the run has lost the root, and is asked before every rename.
+    An `attempt` takes away what those before it in the run have staged. Should one of them live on unseen, it finds
+    nothing to rename, the receipt last, which is why that is staged before the first rename.
     """
 
-    def __init__(self, root: Root, stage: str, part: str, *, token: str, fence: Callable[[], None]) -> None:
-        self.root, self.stage, self.part, self.token = root, stage, part, token
+    def __init__(
+        self, root: Root, stage: str, part: str, *, token: str, fence: Callable[[], None], attempt: int = 1
+    ) -> None:
+        self.root, self.stage, self.part, self.token, self.attempt = root, stage, part, token, attempt
         self._fence = fence
         self._started_s = time.monotonic()
         self.previous = read_receipt(root, stage, part)
         self.generation = 1 if self.previous is None else self.previous.generation + 1
+        self._receipt = receipt_name(stage, part)
         self._staged: dict[str, Path] = {}
+        self._staged_mark: Path | None = None
 
     def stage_path(self, folder: str, suffix: str = ".parquet") -> Path:
         """Return where to write this part's file of `folder` before the commit."""
         name = part_file(folder, self.part, self.generation, suffix)
-        self._staged[name] = self.root.staged(name, self.token)
+        for attempt in range(1, self.attempt):
+            for gone in (name, self._receipt):
+                self.root.discard(self._staged_by(attempt, gone))
+        self._staged[name] = self._staged_by(self.attempt, name)
         return self._staged[name]
+
+    def _staged_by(self, attempt: int, name: str) -> Path:
+        return self.root.staged(name, f"{self.token}-{attempt}")
 
     def write_table(self, folder: str, table: pa.Table) -> None:
         """Write this part's rows of the table in `folder`.
@@ -188,10 +200,15 @@ class PartWriter:
 
         Raises:
             LeaseError: the run has lost the root; nothing becomes real.
+            RootError: a later attempt has begun, which took the staged files away.
         """
+        mark = self._staged_by(self.attempt, self._receipt)
+        self._staged_mark = mark
+        with reported(str(mark), writing=True):
+            mark.touch()
         files = {}
         for name, path in self._staged.items():
-            with reported(str(path)):
+            with reported(str(path), writing=True):
                 sync_file(path)
                 files[name] = FileEntry(bytes=path.stat().st_size, sha256=file_sha256(path))
         for name in sorted(self._staged, key=_commit_rank):
@@ -212,10 +229,14 @@ class PartWriter:
             created_at=datetime.now(UTC),
         )
         self._fence()
-        self.root.write_bytes(receipt_name(self.stage, self.part), receipt.model_dump_json(indent=1).encode())
+        with reported(str(mark), writing=True):
+            with mark.open("r+", encoding="utf-8") as file:
+                file.write(receipt.model_dump_json(indent=1))
+            sync_file(mark)
+        self.root.publish(mark, self._receipt)
         for name in self._superseded(files):
             self.root.remove(name)
-        self._staged.clear()
+        self._forget_staged()
         return receipt
 
     def _superseded(self, files: Mapping[str, FileEntry]) -> set[str]:
@@ -228,9 +249,14 @@ class PartWriter:
 
     def abandon(self) -> None:
         """Remove what was staged; what is committed stays."""
-        for path in self._staged.values():
-            self.root.discard(path)
+        for path in (*self._staged.values(), self._staged_mark):
+            if path is not None:
+                self.root.discard(path)
+        self._forget_staged()
+
+    def _forget_staged(self) -> None:
         self._staged.clear()
+        self._staged_mark = None
 
 
 def _commit_rank(name: str) -> tuple[int, str]:

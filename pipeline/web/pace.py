@@ -87,6 +87,7 @@ class _HostWork:
     ask_at: float = 0.0
     share: float = 1.0
     paused_until: float = -math.inf
+    awaited: bool = False
 
     def idle(self) -> bool:
         """Tell whether there is nothing to say about this host."""
@@ -99,7 +100,11 @@ class _HostWork:
 
 
 class PaceClient:
-    """Asks for slots on behalf of one worker; at most one exchange is under way at a time."""
+    """Asks for slots on behalf of one worker; at most one exchange is under way at a time.
+
+    `on_answer` is called at each answer while a slot or a file is waited for, also at one that says to wait on: long
+    waits at a slow pace are no standstill.
+    """
 
     def __init__(
         self,
@@ -109,6 +114,7 @@ class PaceClient:
         settings: PaceSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        on_answer: Callable[[], object] | None = None,
     ) -> None:
         self._exchange = exchange
         # A worker that starts anew under its old name is another one to the book.
@@ -116,6 +122,7 @@ class PaceClient:
         self._settings = settings or PaceSettings()
         self._clock = clock
         self._sleep = sleep
+        self._on_answer = on_answer
         self._hosts: dict[str, _HostWork] = {}
         self._busy: dict[str, _HostWork] = {}
         self._file_waiters: dict[str, list[asyncio.Future[SharedFile]]] = {}
@@ -213,7 +220,7 @@ class PaceClient:
         if outcome is not None:
             work.news.append(outcome)
         if work.tell_at is None:
-            work.tell_at = self._clock() + _NEWS_S
+            work.tell_at = self._clock() + (_BATCH_S if work.awaited else _NEWS_S)
         self._speak(host, work)
 
     def _speak(self, host: str = "", work: _HostWork | None = None) -> None:
@@ -267,8 +274,10 @@ class PaceClient:
         self._failing_since = None
         self._spoke_at = heard
         # Long exchanges mean that the book is busy.
-        self._free_at = heard + max(_BATCH_S, (heard - sent) / 2)
+        self._free_at = heard + max(_BATCH_S, (heard - sent) / 4)
         self._offset.learn(reply, sent, heard)
+        if self._on_answer is not None and (request.get_files or any(ask.wanted for ask in asks)):
+            self._on_answer()
         for grant in reply.hosts:
             self._take(grant, heard)
         for file in reply.files:
@@ -303,6 +312,7 @@ class PaceClient:
         work.share = grant.share
         work.paused_until = now + grant.paused_s
         work.ask_at = now + grant.ask_after_s
+        work.awaited = grant.awaited
         if grant.open_reason is not None:
             _fail(work.waiting, CircuitOpenError(f"{grant.host} is not asked any more: {grant.open_reason}"))
             work.waiting.clear()

@@ -29,6 +29,7 @@ HOST_ERRORS = frozenset({"connect", "dns", "timeout", "deadline", "tls"})
 _SOON_S = 0.1
 _GRACE_S = 0.5
 _ASK_AGAIN_S = 0.05
+_FIRST_ASKS_S = 0.01
 _MAX_ASK_AGAIN_S = 1.0
 _DECREASE_PAUSE_S = 1.0
 _SLOW_PAUSE_S = 5.0
@@ -69,6 +70,13 @@ class PaceBook:
             self._files.put(now, file)
         files = tuple(self._files.get(now, request.worker, key) for key in request.get_files)
         return PaceReply(self.name, now, grants, files)
+
+    def adopt(self, settings: PaceSettings) -> None:
+        """Go on by other settings, as if this book had been made with them."""
+        self._settings = settings
+        self._files.max_bytes = settings.max_files_bytes
+        for pace in self._hosts.values():
+            pace.adopt(settings, started=self._started)
 
     def _host(self, host: str) -> "HostPace":
         if host not in self._hosts:
@@ -114,9 +122,16 @@ class HostPace:
         if not open_reason and len(slots) < ask.wanted:
             ask_after = self._ask_after(now, request.worker)
             self._waiting[request.worker] = now + ask_after
-        return HostGrant(
-            ask.host, slots, ask_after, self._health.share, max(0.0, self._paused_until - now), open_reason
-        )
+        paused_s = max(0.0, self._paused_until - now)
+        awaited = self._free_places() <= 0 and bool(self._waiting.keys() - {request.worker})
+        return HostGrant(ask.host, slots, ask_after, self._health.share, paused_s, open_reason, awaited)
+
+    def adopt(self, settings: PaceSettings, *, started: float) -> None:
+        """Go on by other settings; slots handed out before keep their times."""
+        self._settings = settings
+        self._last_slot = max(self._last_slot, started + settings.horizon_s)
+        self._quiet_until = max(self._quiet_until, started + max(settings.horizon_s, settings.relearn_s))
+        self._health.adopt(settings)
 
     def forget(self, worker: str) -> None:
         """Drop what a worker that is gone had in flight."""
@@ -176,18 +191,21 @@ class HostPace:
 
     def _room(self, now: float, first: float) -> int:
         assert self._limits is not None
-        in_flight = sum(self._held.values())
-        free = self._limits.concurrency - in_flight
-        if self._health.probing:
-            free = min(free, 1 - in_flight)
+        free = self._free_places()
         horizon = now + self._settings.horizon_s
         return 0 if first > horizon else min(free, int((horizon - first) / self._interval()) + 1)
+
+    def _free_places(self) -> int:
+        assert self._limits is not None
+        in_flight = sum(self._held.values())
+        return (1 if self._health.probing else self._limits.concurrency) - in_flight
 
     def _ask_after(self, now: float, worker: str) -> float:
         waiting = list(self._waiting)
         queued = waiting.index(worker) if worker in self._waiting else len(waiting)
         in_reach = self._next_slot(now) + queued * self._interval() - self._settings.horizon_s - now
-        return min(max(_ASK_AGAIN_S, in_reach), _MAX_ASK_AGAIN_S)
+        # The first in the queue looks often whether a place is free; all together ask no more for being many.
+        return min(max(min(_ASK_AGAIN_S, _FIRST_ASKS_S * (queued + 1)), in_reach), _MAX_ASK_AGAIN_S)
 
 
 class _Health:
@@ -207,6 +225,12 @@ class _Health:
         self._reason: str | None = None
         self._open_until = now
         self._open_s = settings.open_s
+
+    def adopt(self, settings: PaceSettings) -> None:
+        """Go on by other settings, with what was learned."""
+        self._settings = settings
+        self._outcomes = deque(self._outcomes, maxlen=settings.alarm_outcomes)
+        self.share = max(self.share, settings.min_share)
 
     def open_reason(self, now: float) -> str | None:
         """Say why the circuit is open; None where it is closed, or open long enough for one probe."""
@@ -289,7 +313,7 @@ class _Files:
     """robots.txt and the like, fetched once for all workers: who asks first is told to fetch, the others wait."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._texts: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._claims: dict[str, tuple[str, float]] = {}
         self._bytes = 0
@@ -307,10 +331,10 @@ class _Files:
     def put(self, now: float, file: SharedFile) -> None:
         self._claims.pop(file.key, None)
         self._drop(file.key)
-        if file.text is not None and len(file.text) <= self._max_bytes:
+        if file.text is not None and len(file.text) <= self.max_bytes:
             self._texts[file.key] = (file.text, now + file.ttl_s)
             self._bytes += len(file.text)
-        while self._bytes > self._max_bytes:
+        while self._bytes > self.max_bytes:
             self._drop(next(iter(self._texts)))
 
     def _drop(self, key: str) -> None:

@@ -113,7 +113,10 @@ class SharedFile:
 
 @dataclass(frozen=True, slots=True)
 class HostGrant:
-    """What the book grants: slot times in order, when to ask again, and how the host does."""
+    """What the book grants: slot times in order, when to ask again, and how the host does.
+
+    `awaited`: others wait for a place in flight, so news of one that is free should not wait.
+    """
 
     host: str
     slots: tuple[float, ...] = ()
@@ -121,6 +124,7 @@ class HostGrant:
     share: float = 1.0
     paused_s: float = 0.0
     open_reason: str | None = None
+    awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

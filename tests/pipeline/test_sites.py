@@ -47,6 +47,11 @@ def test_a_site_survives_pickling_and_json(tmp_path: Path) -> None:
     assert result_settings(site)["extract"]["kind"] == ["state", "css"]
 
 
+@pytest.mark.parametrize("name", ["list", "demo-lists", "demo-listing-2", "demo_list"])
+def test_only_names_that_make_a_part_of_another_site_are_refused(tmp_path: Path, name: str) -> None:
+    assert load_site(written(tmp_path, name=name)).name == name
+
+
 def test_an_ids_file_is_found_beside_the_site_file(tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("1\n2\n")
     site = load_site(written(tmp_path, ids={"file": "ids.txt"}))
@@ -70,6 +75,8 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"politeness": {"contact": "mailto:a@b.org", "requests_per_second": 0}}, ["greater than 0", "found 0"]),
     ({"politeness": {"contact": "mailto:a@b.org", "concurrency": 0}}, ["politeness.concurrency"]),
     ({"name": "My Site"}, ["name", "found 'My Site'", "small letters"]),
+    ({"name": "demo-list"}, ["name", "`-list`", "found 'demo-list'"]),
+    ({"name": "demo-list-2"}, ["name", "`-list-`"]),
     ({"name": "a/b"}, ["name", "found 'a/b'"]),
     ({"name": "a\n"}, ["name"]),
     ({"base_url": "ftp://x.org"}, ["base_url", "http:// or https://", "found 'ftp://x.org'"]),

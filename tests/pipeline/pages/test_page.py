@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.sites import PageReading, load_site, read_page
-from tests.pipeline.site_reading import CAR_PAGE, URL, read
+from pipeline.sites import PageReading, SiteFile, load_site, read_page
+from tests.pipeline.site_reading import CAR_PAGE, GOOD, URL, read
 
 HOSTILE = {
     "deep html": b"<div>" * 200_000 + CAR_PAGE,
@@ -46,6 +46,22 @@ def test_a_hostile_page_costs_bounded_time_and_is_an_outcome(name: str, kind: st
 @given(st.binary(max_size=400) | st.text(max_size=400).map(str.encode), st.sampled_from([200, 403, 404]))
 def test_any_bytes_have_an_outcome(html: bytes, status: int) -> None:
     assert read(html, status=status).outcome in ("found", "gone", "failed")
+
+
+NO_TEXT = ("hex", "base64", "rot13", "zlib", "quopri", "uu", "bz2", "undefined", "idna", "punycode", "no-such")
+
+
+@pytest.mark.parametrize("charset", NO_TEXT)
+def test_a_charset_that_is_no_encoding_of_text_is_passed_over(charset: str) -> None:
+    page = CAR_PAGE.replace(b"MDX", b"MDX\xe9")
+    named = page.replace(b"<head>", f'<head><meta charset="{charset}">'.encode())
+    site = SiteFile.model_validate(GOOD)
+    for reading in (
+        read(named),
+        read_page(page, url=URL, site=site, content_type=f"text/html; charset={charset}"),
+    ):
+        assert reading.listing is not None
+        assert reading.listing["model"] == "MDX\u00e9"
 
 
 def mutated(page: bytes, dice: random.Random) -> bytes:

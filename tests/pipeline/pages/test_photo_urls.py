@@ -1,10 +1,11 @@
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.pages.photo_urls import merge_photos, offered_in, photo_key, srcset
+from pipeline.pages.photo_urls import MAX_PHOTOS, merge_photos, offered_in, photo_key, srcset
 
 BASE = "https://cars.example.org/listing/7"
 CDN = "https://img.example.org"
@@ -102,8 +103,35 @@ def test_a_srcset_offers_its_widest() -> None:
     assert merge_photos([srcset("/1.jpg, /2.jpg 2x")], BASE) == ("https://cars.example.org/2.jpg",)
 
 
+@pytest.mark.parametrize("width", [-1, 0, "nan", "inf", "-inf", "1e999", float("nan"), "wide"])
+def test_a_width_that_no_picture_has_is_no_width(width: Any) -> None:
+    assert merged({"url": f"{CDN}/1.jpg", "width": width}) == [f"{CDN}/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("text", "urls"),
+    [
+        ("/1.jpg 1x,/2.jpg 2x", ["/1.jpg", "/2.jpg"]),
+        (" , /1.jpg , /2.jpg,", ["/1.jpg", "/2.jpg"]),
+        ("/1.jpg 640w 480h, /2.jpg", ["/1.jpg", "/2.jpg"]),
+        ("/1.jpg 1.2.3x, /2.jpg wide", ["/1.jpg", "/2.jpg"]),
+        ("data:image/gif;base64,AA== 1x, /2.jpg 2x", ["data:image/gif;base64,AA==", "/2.jpg"]),
+        (" ,, ", []),
+    ],
+)
+def test_a_srcset_is_split_as_browsers_split_it(text: str, urls: list[str]) -> None:
+    assert [offer.url for offer in srcset(text)] == urls
+
+
+@pytest.mark.parametrize("text", [" " * 50_000, "a" * 49_990 + " b", "a," * 25_000, "a, " * 16_000, "\n1" * 25_000])
+def test_a_hostile_srcset_is_read_in_bounded_time(text: str) -> None:
+    start = time.monotonic()
+    srcset(text)
+    assert time.monotonic() - start < 2
+
+
 def test_a_listing_has_a_bounded_number_of_photos() -> None:
-    assert len(merged(*(f"{CDN}/{i}.jpg" for i in range(3000)))) == 500
+    assert len(merged(*(f"{CDN}/{i}.jpg" for i in range(3000)))) == MAX_PHOTOS
     assert merged(f"{CDN}/{'x' * 5000}.jpg") == []
 
 

@@ -1,4 +1,5 @@
 import re
+import time
 from decimal import Decimal
 from typing import Any
 
@@ -272,6 +273,25 @@ _ANY_JSON = st.recursive(
     ),
     max_leaves=8,
 )
+
+
+def test_scripts_and_styles_are_cut_with_what_they_hold_where_they_end() -> None:
+    assert plain_text("a<SCRIPT x=1>b</script >c<style>d</style\n>e") == "a c e"
+    assert plain_text("a<script>b<b>c") == "a b c"
+    assert plain_text("a<style>b</script>c") == "a b c"
+
+
+HOSTILE_TEXTS = (
+    "<script>", "<style>", "&lt;script&gt;", "&amp;lt;script&amp;gt;", "<", "<!--", "</", "1 ", "1.", "1-", "(1", "0 ", "+49 ",
+    "a@", "(at)", "a at ", " ", "\n", "stock: ", "2019-", "555-123-4567 ",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+def test_a_hostile_text_is_read_in_bounded_time(text: str) -> None:
+    start = time.monotonic()
+    clean_listing(dict.fromkeys(("title", "description", "price", "odometer", "vin", "city_mpg"), text * 12_000), GERMANY)
+    assert time.monotonic() - start < 2
 
 
 @given(_ANY_JSON)
