@@ -2,8 +2,8 @@
 
 Each round starts a crawl, sends SIGKILL to its driver, a worker or the raylet (in turn) at a moment uniform over the
 undisturbed run, runs the same command until it is done, and checks: the digest equals the undisturbed run's; no worker
-of the killed run is alive when the next one takes the lease, before which it asks nothing; the site counted no window over the set pace, the
-kill and the rerun included.
+of the killed run is alive when the next one takes the lease, before which it asks nothing; the site counted no window
+over the set pace, the kill and the rerun included.
 
     python -m benchmarks.chaos --rounds 50
     python -m benchmarks.chaos --rounds 3 --listings 60 --out out/chaos.json
