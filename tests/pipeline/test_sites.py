@@ -1,5 +1,7 @@
 import json
 import pickle
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -220,3 +222,8 @@ def test_the_script_exits_2_for_what_it_cannot_use(tmp_path: Path, capsys: pytes
     for argv in ([good, str(tmp_path / "none.html")], [str(tmp_path / "none.yaml"), good], [good], ["--nonsense"]):
         assert main(argv) == 2
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+
+
+def test_a_script_that_reads_no_page_does_not_wait_for_the_libraries_of_markup() -> None:
+    code = "import sys, pipeline.sites; raise SystemExit('rdflib' in sys.modules or 'extruct' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
