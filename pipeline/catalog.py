@@ -13,7 +13,6 @@ in read_csv('labels.csv'); nothing is fetched from the network. The rows alone g
 """
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -29,8 +28,8 @@ import pyarrow.dataset as pads
 
 from pipeline.funnel import funnel
 from pipeline.tabular import FORMATS, render
-from schemas.command import EXIT_DONE, EXIT_FAILED, configure_logs, script_parser
-from schemas.errors import ForecourtError, RootError, RunError, UsageError
+from schemas.command import EXIT_FAILED, run_script, script_parser
+from schemas.errors import RootError, RunError, UsageError
 from schemas.receipts import INGEST_STAGES, read_receipts
 from schemas.settings import Section, load_settings, operational
 from schemas.storage import Root
@@ -52,22 +51,21 @@ Params = Sequence[Any] | Mapping[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the rows of a query, or the funnel."""
-    configure_logs()
+    return run_script(_parser(), _print_rows, argv=argv)
+
+
+def _print_rows(args: argparse.Namespace) -> Mapping[str, Any] | None:
+    settings = load_settings(_Settings, config=args.config, sets=args.sets).catalog
     try:
-        args = _parser().parse_args(argv)
-        settings = load_settings(_Settings, config=args.config, sets=args.sets).catalog
         with Catalog(Root.open(args.root), settings) as catalog:
             batches = funnel(catalog.query).to_batches() if args.sql is None else catalog.select(args.sql)
             for text in render(batches, args.format, max_rows=args.rows):
                 sys.stdout.write(text)
         sys.stdout.flush()
-    except ForecourtError as error:
-        sys.stdout.write(json.dumps({"error": str(error), "kind": type(error).__name__}) + "\n")
-        return error.exit_code
-    except BrokenPipeError:  # `| head` closed it; Python must not try to flush what is left
+    except BrokenPipeError:  # `| head` closed it; what is left to print goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
-    return EXIT_DONE
+        return {"exit_code": EXIT_FAILED}
+    return None
 
 
 class CatalogSettings(Section):

@@ -39,18 +39,19 @@ def script_parser(doc: str, *, root: bool = True, settings: bool = True) -> argp
 
 def run_script(
     parser: argparse.ArgumentParser,
-    body: Callable[[argparse.Namespace], Mapping[str, Any]],
+    body: Callable[[argparse.Namespace], Mapping[str, Any] | None],
     *,
     argv: Sequence[str] | None,
 ) -> int:
     """Run `body` on the arguments and print what it returns as the last line of stdout.
 
     The body's mapping may carry `exit_code`, which is not printed, for a run that ended and found fault.
+    A body that returns None has printed all that is to be printed, such as rows.
     An error of ours is printed as `{"error": ...}`; a bug keeps its traceback and exits 1, with the line too.
     """
     try:
         configure_logs()
-        answer = dict(body(parser.parse_args(argv)))
+        returned = body(parser.parse_args(argv))
     except KeyboardInterrupt:
         return _print_last({"error": "interrupted; run the same command again to go on"}, EXIT_FAILED)
     except ForecourtError as error:
@@ -58,6 +59,9 @@ def run_script(
     except Exception as error:
         log.exception("event=bug")
         return _print_last({"error": f"{type(error).__name__}: {error}", "kind": "bug"}, EXIT_FAILED)
+    if returned is None:
+        return EXIT_DONE
+    answer = dict(returned)
     return _print_last(answer, int(answer.pop("exit_code", EXIT_DONE)))
 
 

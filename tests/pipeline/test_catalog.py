@@ -232,6 +232,22 @@ def test_misuse_exits_2_and_a_root_that_is_none_exits_1(tmp_path: Path, capsys: 
     assert "no data set" in json.loads(out)["error"]
 
 
+def test_a_wrong_log_level_is_a_last_line_and_no_traceback(
+    root: Root, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORECOURT_LOG", "LOUD")
+    code, out = run(capsys, "--root", root.text)
+    assert (code, "LOUD" in json.loads(out)["error"]) == (2, True)
+
+
+def test_a_bug_is_a_last_line_too(
+    root: Root, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "render", lambda *_, **__: 1 // 0)
+    code, out = run(capsys, "--root", root.text)
+    assert (code, json.loads(out)["kind"]) == (1, "bug")
+
+
 def test_a_closed_pipe_is_no_traceback(root: Root) -> None:
     command = [sys.executable, "-m", "pipeline.catalog", "--root", root.text, "--format", "csv", "FROM range(3000000)"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
