@@ -17,12 +17,13 @@ nor the settings have changed. Last line: `photos` (stored) = `kept` + `exact_dr
 """
 
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import chain, groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 
 from pipeline.catalog import Catalog, CatalogSettings
 from pipeline.lease import hold_lease
+from pipeline.leftovers import remove_half_written
 from pipeline.same_picture import StoredPhotos, first_match, thumbnail
 from schemas.command import run_script, script_parser
 from schemas.errors import IntegrityError, ReconcileError
@@ -42,6 +44,8 @@ from schemas.storage import Root
 from schemas.tables import DUPLICATES, EDGES
 
 STAGE, PART = "dedup", "all"
+_FOLDERS = ("duplicates", "edges/hash")
+_OURS = re.compile(rf"{PART}(\.g\d+)?\.parquet")
 
 log = logging.getLogger("forecourt.dedup")
 
@@ -84,6 +88,7 @@ def dedup(root: Root, settings: DedupSettings, catalog: CatalogSettings | None =
     """
     started_s = time.monotonic()
     with hold_lease(root, STAGE) as lease:
+        _remove_leftovers(root)
         # Taken before the rows are read: should a crawl commit in between, the next run finds it changed.
         inputs = {"ingest": inputs_fingerprint(root)}
         chosen = {"dedup": result_settings(settings)}
@@ -101,6 +106,16 @@ def dedup(root: Root, settings: DedupSettings, catalog: CatalogSettings | None =
                 raise
     log.info("event=%s root=%s", "dedup_up_to_date" if unchanged else "dedup_done", root.text)
     return {**receipt.counts, "unchanged": unchanged, "seconds": round(time.monotonic() - started_s, 3)}
+
+
+def _remove_leftovers(root: Root) -> None:
+    """Remove what killed runs left: half-written files, and whole ones that the receipt does not name."""
+    remove_half_written(root, (*_FOLDERS, f"receipts/{STAGE}"))
+    receipt = read_receipt(root, STAGE, PART)
+    for name in (name for folder in _FOLDERS for name in root.list(folder)):
+        if _OURS.fullmatch(PurePosixPath(name).name) and (receipt is None or name not in receipt.files):
+            log.info("event=leftover_removed file=%s", name)
+            root.remove(name)
 
 
 def _is_current(root: Root, receipt: Receipt, inputs: Mapping[str, str], chosen: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from pipeline import dedup as script
 from pipeline.catalog import query
 from pipeline.dedup import DedupSettings, dedup
 from pipeline.lease import hold_lease
+from pipeline.verify import verify
 from schemas.errors import IntegrityError, LeaseError, ReconcileError
 from schemas.receipts import read_receipt
 from schemas.storage import Root
@@ -175,6 +176,24 @@ def test_a_shard_that_is_gone_stops_the_run_and_nothing_is_committed(root: Root)
 def test_two_runs_at_once_are_refused(root: Root) -> None:
     with hold_lease(root, "dedup"), pytest.raises(LeaseError, match="is alive"):
         dedup(root, DedupSettings())
+
+
+LEFT_BY_KILLED_RUNS = (
+    "duplicates/all.parquet.dead.tmp", "edges/hash/all.g2.parquet.dead.tmp", "receipts/dedup/all.json.77.tmp",
+    "duplicates/all.g2.parquet", "edges/hash/all.g2.parquet",
+)  # fmt: skip
+
+
+def test_a_rerun_removes_what_killed_runs_left_though_nothing_has_changed(root: Root) -> None:
+    write_part(root, "demo-0", [Listing("1", [noise(1), noise(1)])])
+    for name in LEFT_BY_KILLED_RUNS:
+        root.write_bytes(name, b"x")
+    dedup(root, DedupSettings())
+    assert verify(root).ok
+    for name in LEFT_BY_KILLED_RUNS:
+        root.write_bytes(name, b"x")
+    assert dedup(root, DedupSettings())["unchanged"]
+    assert verify(root).ok
 
 
 def test_the_script_prints_one_line_and_refuses_unknown_settings(
