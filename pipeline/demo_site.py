@@ -30,6 +30,8 @@ __all__ = ["DemoConfig", "build_app", "main", "serve", "site_file"]
 
 HOST = "127.0.0.1"
 CONTACT = "mailto:demo@example.org"
+# The site is ours; with fewer at a time its slow answers, not its rate, would set the pace.
+CONCURRENCY = 64
 
 log = logging.getLogger("demo_site")
 
@@ -122,7 +124,7 @@ def site_file(address: str, *, first: int, last: int, shape: str = "json_ld", ra
         "ids": {"first": first, "last": last},
         "gone": {"status": list(GONE_STATUS), "css": GONE_CSS},
         "extract": site_extract(shape),
-        "politeness": {"requests_per_second": rate, "concurrency": 16, "contact": CONTACT},
+        "politeness": {"requests_per_second": rate, "concurrency": CONCURRENCY, "contact": CONTACT},
         "allow_private_addresses": True,
     }
     return yaml.safe_dump(content, sort_keys=False)

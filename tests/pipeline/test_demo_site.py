@@ -249,7 +249,7 @@ def test_the_script_prints_its_address_writes_the_site_file_and_ends_well(
     assert address.startswith("http://127.0.0.1:")
     assert site.base_url == address
     assert (site.ids.first, site.ids.last) == (FIRST, FIRST + 49)
-    assert site.politeness.requests_per_second == 33
+    assert (site.politeness.requests_per_second, site.politeness.concurrency) == (33, 64)
     assert yaml.safe_load(file.read_text())["extract"]["script"] == "window.__STATE__="
 
 
