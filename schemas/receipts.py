@@ -1,10 +1,12 @@
 """Receipts and the commit of a part: the receipt, written last, alone makes the part real.
 
-A part's files are written beside under a name with the run's token and the attempt, synced, and renamed in the order shards, photos,
-listings, attempts; then `receipts/STAGE/PART.json` is replaced. Generation 1 is `PART.parquet`; a later generation g is
-`PART.gG.parquet`, so that what is sealed stays whole until the receipt names the new files; then the old ones go.
+A part's files are written beside under a name with the run's token and the attempt, synced, and renamed in the order
+shards, photos, listings, attempts; then `receipts/STAGE/PART.json` is replaced. Generation 1 is `PART.parquet`; a later
+generation g is `PART.gG.parquet`, so that what is sealed stays whole until the receipt names the new files; then the
+old ones go.
 """
 
+import glob
 import hashlib
 import logging
 import time
@@ -20,7 +22,7 @@ from pydantic import Field, ValidationError
 
 from schemas.errors import IntegrityError
 from schemas.settings import Section
-from schemas.storage import Root, reported, sync_file
+from schemas.storage import TEMPORARY_SUFFIX, Root, reported, sync_file
 from schemas.tables import FORMAT_VERSION, SCHEMAS
 
 # Readers that glob a folder must never find a photo whose bytes are not there yet.
@@ -166,13 +168,20 @@ class PartWriter:
         """Return where to write this part's file of `folder` before the commit."""
         name = part_file(folder, self.part, self.generation, suffix)
         for attempt in range(1, self.attempt):
-            for gone in (name, self._receipt):
-                self.root.discard(self._staged_by(attempt, gone))
+            for taken in (name, self._receipt):
+                self._take_away(self._staged_by(attempt, taken))
         self._staged[name] = self._staged_by(self.attempt, name)
         return self._staged[name]
 
     def _staged_by(self, attempt: int, name: str) -> Path:
         return self.root.staged(name, f"{self.token}-{attempt}")
+
+    def _take_away(self, staged: Path) -> None:
+        with reported(str(staged)):
+            # A shard that was being sealed has its smaller copy beside it.
+            for beside in staged.parent.glob(f"{glob.escape(staged.stem)}.*{TEMPORARY_SUFFIX}"):
+                beside.unlink(missing_ok=True)
+        self.root.discard(staged)
 
     def write_table(self, folder: str, table: pa.Table) -> None:
         """Write this part's rows of the table in `folder`.
@@ -205,7 +214,7 @@ class PartWriter:
         mark = self._staged_by(self.attempt, self._receipt)
         self._staged_mark = mark
         with reported(str(mark), writing=True):
-            mark.touch()
+            mark.write_bytes(b"")
         files = {}
         for name, path in self._staged.items():
             with reported(str(path), writing=True):

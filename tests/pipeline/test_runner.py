@@ -13,9 +13,10 @@ import ray
 from ray import cloudpickle
 
 from pipeline.lease import Lease, hold_lease
-from pipeline.runner import PartContext, PartTask, RaySettings, connected, run_parts
-from pipeline.web.pace import HostLimits, PaceClient
-from schemas.errors import CircuitOpenError
+from pipeline.runner import Board, PartContext, PartTask, RaySettings, _BoardDoor, connected, run_parts
+from pipeline.web.pace import HostLimits, HostOutcome, PaceClient, PaceRequest, PaceSettings
+from pipeline.web.pace_messages import HostAsk
+from schemas.errors import CircuitOpenError, PartError, ReconcileError
 from schemas.storage import Root
 
 pytestmark = pytest.mark.slow
@@ -56,7 +57,7 @@ def fail_once(context: PartContext, spec: str) -> dict[str, int]:
     mark = Path(spec)
     if not mark.exists():
         mark.touch()
-        raise ValueError("the first try")
+        raise PartError("the first try")
     return {"n": 1}
 
 
@@ -66,6 +67,16 @@ def die_once(context: PartContext, spec: str) -> dict[str, int]:
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return {"n": 1}
+
+
+def say_attempt(context: PartContext, spec: str) -> dict[str, int]:
+    return {**die_once(context, spec), "attempt": context.attempt}
+
+
+def miscount(context: PartContext, spec: str) -> dict[str, int]:
+    with Path(spec).open("a") as file:
+        file.write("x")
+    raise ReconcileError("one and one are three")
 
 
 def fail_if_odd(context: PartContext, spec: int) -> dict[str, int]:
@@ -99,6 +110,17 @@ def test_a_part_that_fails_once_is_begun_again(work: Any, lease: Lease, tmp_path
     assert result.failed == {}
 
 
+def test_each_attempt_at_a_part_has_its_number(lease: Lease, tmp_path: Path) -> None:
+    _, done = run(say_attempt, {"p": str(tmp_path / "mark")}, lease)
+    assert done["p"]["attempt"] == 2
+
+
+def test_what_would_fail_again_is_not_begun_again(lease: Lease, tmp_path: Path) -> None:
+    result, _ = run(miscount, {"p": str(tmp_path / "begun")}, lease)
+    assert result.failed == {"p": "ReconcileError: one and one are three"}
+    assert (tmp_path / "begun").read_text() == "x"
+
+
 def test_a_part_that_keeps_failing_is_reported_while_the_others_finish(lease: Lease) -> None:
     result, done = run(fail_if_odd, {f"p{i}": i for i in range(6)}, lease)
     assert sorted(done) == ["p0", "p2", "p4"]
@@ -117,9 +139,6 @@ def test_a_stuck_part_is_ended_and_named(lease: Lease, monkeypatch: pytest.Monke
 
 
 async def test_the_pace_holds_when_the_board_is_killed() -> None:
-    from pipeline.runner import _BoardDoor
-    from pipeline.web.pace import PaceSettings
-
     door = _BoardDoor(PaceSettings())
     client = PaceClient(door.exchange, "worker")
     limits = HostLimits(requests_per_second=20.0, concurrency=4, crawl_delay_s=0.0)
@@ -133,3 +152,17 @@ async def test_the_pace_holds_when_the_board_is_killed() -> None:
     await client.aclose()
     for start in times:
         assert sum(start <= t < start + 1.0 for t in times) <= 1.0 * 20 * 1.05 + 1
+
+
+def test_a_board_that_lives_on_goes_by_the_settings_of_the_newest_run() -> None:
+    def paused_s(board: Board, turn: int) -> float:
+        outcome = HostOutcome(status=503, retry_after_s=50.0)
+        ask = HostAsk(f"host-{turn}", HostLimits(1.0), wanted=0, held=0, outcomes=(outcome,))
+        return board.exchange(PaceRequest("w", turn, "", 0.0, (ask,))).hosts[0].paused_s
+
+    board = Board(PaceSettings(max_pause_s=40.0))
+    board.progress("first", PaceSettings(max_pause_s=10.0))
+    assert paused_s(board, 1) == pytest.approx(10.0)
+    board.progress("second", PaceSettings(max_pause_s=20.0))
+    board.progress("first", PaceSettings(max_pause_s=10.0))
+    assert paused_s(board, 2) == pytest.approx(20.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from schemas.errors import DiskFullError, IntegrityError, LeaseError
+from schemas.errors import DiskFullError, IntegrityError, LeaseError, RootError
 from schemas.receipts import (
     PartWriter,
     Receipt,
@@ -75,6 +75,19 @@ def read_part(root: Root, part: str = PART) -> int | None:
     return in_shard
 
 
+def stage_all(root: Root, version: int, attempt: int, fence: Callable[[], None] = lambda: None) -> PartWriter:
+    """Do an attempt up to its commit."""
+    writer = PartWriter(root, STAGE, PART, token="run", fence=fence, attempt=attempt)
+    with ShardWriter(writer.stage_path("shards", ".lmdb"), SETTINGS) as shard:
+        shard.put("demo/1/000", f"version {version}".encode())
+        shard.seal()
+    key = {"key": "demo/1/000", "site": "demo", "listing_id": "1", "photo_index": 0, "outcome": "stored", "part": PART}
+    writer.write_table("photos", table_of([{**key, "size_bytes": version}], PHOTOS))
+    row = {"site": "demo", "listing_id": "1", "outcome": "found", "num_tries": version}
+    writer.write_table("attempts", table_of([row], ATTEMPTS))
+    return writer
+
+
 def part_files(root: Root) -> list[str]:
     return sorted(name for folder in FOLDERS for name in root.list(folder))
 
@@ -102,6 +115,27 @@ def test_the_next_generation_takes_the_place_of_the_one_before(root: Root) -> No
     assert receipt.generation == 3
     assert read_part(root) == 3
     assert part_files(root) == sorted(part_file(f, PART, 3, ".lmdb" if f == "shards" else ".parquet") for f in FOLDERS)
+
+
+@pytest.mark.parametrize("step", range(NUM_FENCES + 1))
+def test_an_attempt_given_up_for_lost_cannot_commit_once_the_next_has_begun(root: Root, step: int) -> None:
+    steps, later = iter(range(NUM_FENCES)), []
+
+    def fence() -> None:
+        if next(steps) == step:
+            later.append(stage_all(root, 2, attempt=2))
+
+    lost = stage_all(root, 1, attempt=1, fence=fence)
+    root.write_bytes("shards/demo-1.lmdb.run-1.compact.tmp", b"half")
+    if step == NUM_FENCES:
+        later.append(stage_all(root, 2, attempt=2))
+    with pytest.raises(RootError, match=r"run-1\.tmp"):
+        lost.commit(counts={}, settings={})
+    lost.abandon()
+    assert read_part(root) is None
+    later[0].commit(counts={}, settings={})
+    assert read_part(root) == 2
+    assert part_files(root) == sorted(committed_by_folder(root))
 
 
 def test_a_reader_who_opened_the_old_generation_keeps_reading_it(root: Root) -> None:
