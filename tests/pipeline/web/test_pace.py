@@ -1,5 +1,6 @@
 import asyncio
 import pickle
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -92,6 +93,49 @@ def test_no_more_requests_are_in_flight_than_the_cap_over_all_workers() -> None:
     cluster = run_virtual(main())
     assert cluster.most_in_flight <= 5
     assert len(cluster.sent) > 100
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "tasks_each", "limits", "least_per_s"),
+    [
+        (2, 16, HostLimits(200.0, concurrency=16), 190),
+        (8, 2, HostLimits(1000.0, concurrency=2), 90),
+        (2, 1, HostLimits(1000.0, concurrency=1), 45),
+    ],
+)
+def test_a_place_in_flight_is_soon_another_workers(
+    num_workers: int, tasks_each: int, limits: HostLimits, least_per_s: float
+) -> None:
+    async def main() -> Cluster:
+        cluster = Cluster(latency_s=0.005)
+        await cluster.crawl(num_workers, tasks_each, limits, 11.5)
+        return cluster
+
+    cluster = run_virtual(main())
+    assert cluster.most_in_flight <= limits.concurrency
+    assert len(cluster.sent) >= 10.0 * least_per_s
+
+
+def test_an_answer_that_says_to_wait_is_heard_of_while_a_slot_is_waited_for() -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        heard: list[float] = []
+        client = PaceClient(cluster.exchange, "w", clock=now, on_answer=lambda: heard.append(now()))
+        limits = HostLimits(1.0, concurrency=2, crawl_delay_s=30.0)
+        await client.slot(HOST, limits)
+        await asyncio.sleep(10.0)
+        held_alone = len(heard)
+        await client.slot(HOST, limits)
+        assert max(after - before for before, after in pairwise(heard[held_alone:])) <= 1.5
+        assert now() >= 30.0
+        waited = len(heard)
+        await asyncio.sleep(10.0)
+        assert waited <= len(heard) <= waited + 1
+        client.done(HOST, WELL)
+        client.done(HOST, WELL)
+        await client.aclose()
+
+    run_virtual(main())
 
 
 @pytest.mark.parametrize("limits", [HostLimits(4.0, concurrency=100), HostLimits(1000.0, concurrency=3)])
