@@ -44,7 +44,9 @@ def crawl_part(context: PartContext, spec: CrawlSpec) -> dict[str, int]:
         CircuitOpenError: the site fails so often that the run must stop.
     """
     root = Root(context.ticket.root)
-    writer = PartWriter(root, STAGE, context.part, token=context.ticket.token, fence=context.check)
+    writer = PartWriter(
+        root, STAGE, context.part, token=context.ticket.token, fence=context.check, attempt=context.attempt
+    )
     try:
         with (
             PreviousPart(root, None if spec.refresh == "overwrite" else writer.previous) as previous,
@@ -100,6 +102,7 @@ class _PartJob:
             self._context.exchange,
             worker_id=f"{self._context.ticket.token}/{self._context.part}",
             settings=self._settings.pace,
+            on_answer=self._context.watchdog.progress,
         )
         deadline_s = part_deadline_s(self._site, self._settings)
         async with Fetcher(

@@ -119,7 +119,7 @@ def crawl(pages: Pages, tmp_path: Path) -> Crawl:
         )
         settings = load_settings(CrawlRun, sets=["fetch.max_tries=1", *sets])
         with hold_lease(root, "crawl") as lease, Watchdog(missing.part, stall_s=60, last_words=print) as watchdog:
-            context = PartContext(lease.ticket, missing.part, lease.check, watchdog, exchange, lambda counts: None)
+            context = PartContext(lease.ticket, missing.part, 1, lease.check, watchdog, exchange, lambda counts: None)
             return crawl_part(context, CrawlSpec(site, settings, missing, again or Block(missing.part), refresh))
 
     return run
