@@ -226,13 +226,14 @@ class _PartJob:
         except (FetchError, PolicyError) as error:
             row["outcome"] = "disallowed" if isinstance(error, PolicyError) else "failed"
             return {**row, **failure_columns(error)}, None
+        kept = conditions if answer.not_modified else {}
         row |= {
             "status": answer.status,
             "num_tries": answer.num_tries,
             "latency_s": answer.latency_s,
             "policy": evidence_text(answer.policy),
-            "etag": answer.headers.get("etag", conditions.get("etag")),
-            "last_modified": answer.headers.get("last-modified", conditions.get("last_modified")),
+            "etag": answer.headers.get("etag", kept.get("etag")),
+            "last_modified": answer.headers.get("last-modified", kept.get("last_modified")),
             "fetched_at": datetime.now(UTC),
         }
         if answer.not_modified:
