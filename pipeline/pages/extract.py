@@ -6,6 +6,7 @@ Several kinds may be given; the first that has a field answers it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Literal, get_args
 
 import jmespath
@@ -39,7 +40,8 @@ PHOTOS_FIELD = "photos"
 ALIASES = {"mileage": "odometer", "mileage_unit": "odometer_unit"}
 FIELD_NAMES = frozenset({*LISTING_FIELDS, PHOTOS_FIELD, *ALIASES})
 
-MAX_ELEMENTS = 1_000
+MAX_TRIED_ELEMENTS = 50
+MAX_SOURCES = 20
 _LAZY_ATTRIBUTES = (
     "data-src", "data-lazy", "data-lazy-src", "data-original", "data-full", "data-zoom-image", "data-large",
     "data-image", "data-hi-res-src",
@@ -204,11 +206,12 @@ def _read_css_fields(page: Page, settings: CssSettings) -> dict[str, Any]:
     raw: dict[str, Any] = {}
     for name, text in settings.fields.items():
         selector, attribute = split_selector(text)
-        elements = select(whole if selector.startswith("head ") else part, selector)[:MAX_ELEMENTS]
+        elements = select(whole if selector.startswith("head ") else part, selector)
         if name == PHOTOS_FIELD:
             raw["_offered"] = [_offered_by(element, attribute) for element in elements]
         else:
-            raw[ALIASES.get(name, name)] = next(filter(None, (_value_of(e, attribute) for e in elements)), None)
+            values = (_value_of(element, attribute) for element in elements[:MAX_TRIED_ELEMENTS])
+            raw[ALIASES.get(name, name)] = next(filter(None, values), None)
     return raw
 
 
@@ -229,7 +232,8 @@ def _offered_by(element: Any, attribute: str | None) -> list[Offered]:
         sets = [element.get(name) for name in _SRCSET_ATTRIBUTES]
         parent = element.getparent()
         if parent is not None and parent.tag == "picture":
-            sets += [source.get(name) for source in parent.iter("source") for name in _SRCSET_ATTRIBUTES]
+            sources = islice(parent.iterchildren("source"), MAX_SOURCES)
+            sets += [source.get(name) for source in sources for name in _SRCSET_ATTRIBUTES]
         offers = [offer for text in sets if text for offer in srcset(text)]
         if not offers:
             values += [element.get(name) for name in ("src", *_LAZY_ATTRIBUTES)]

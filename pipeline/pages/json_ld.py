@@ -6,21 +6,29 @@ page is about, together with the nodes that offer it (`Product -> offers -> Offe
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
 from lxml import etree
 
-from pipeline.pages.literals import read_documents
+from pipeline.pages.literals import MAX_MENDED_CHARS, read_documents
 from pipeline.pages.page import Page
 from pipeline.pages.schema_org import Node, local_name, read_node, text_of, types_of
 
 MAX_NODES = 50_000
 MAX_CANDIDATES = 200
+MAX_SCRIPTS = 200
 MAX_MICRODATA_ITEMS = 30
 MAX_MICRODATA_SCOPES = 150
 MAX_MICRODATA_PROPERTIES = 1_000
 MAX_MICRODATA_DEPTH = 10
+# Over the whole page: items, properties that an `itemref` adds, and elements that extruct copies to get their text.
+MAX_PAGE_SCOPES = 5_000
+MAX_REFERRED = 2_000
+MAX_COPIED = 50_000
+_ELEMENTS_A_COPY_COSTS = 20
+_CHARS_AN_ELEMENT_COSTS = 100
 MAX_DEPTH = 60
 MAX_STRICT_CHARS = 1_000_000
 
@@ -227,9 +235,9 @@ def _scripts(page: Page) -> Iterator[Any]:
     from extruct.jsonld import JsonLdExtractor  # its package imports rdflib and more; scripts that read no page wait
 
     extractor = JsonLdExtractor()
-    for script in page.tree.iter("script"):
-        if "ld+json" not in (script.get("type") or "").lower():
-            continue
+    scripts = (script for script in page.tree.iter("script") if "ld+json" in (script.get("type") or "").lower())
+    broken_chars = 0
+    for script in islice(scripts, MAX_SCRIPTS):
         text = script.text or ""
         # One script at a time: a broken one must not cost the others. extruct reads the sound ones.
         if script.get("type") == "application/ld+json" and len(text) < MAX_STRICT_CHARS:
@@ -237,7 +245,9 @@ def _scripts(page: Page) -> Iterator[Any]:
                 yield from extractor.extract_items(script)
                 continue
             except (ValueError, RecursionError, IndexError):
-                pass
+                broken_chars += len(text)
+        if broken_chars > MAX_MENDED_CHARS:  # mending is slow: a page may be as broken as one script may be
+            return
         yield from read_documents(text)
 
 
@@ -248,13 +258,17 @@ def _microdata(page: Page) -> Iterator[Any]:
     from extruct.w3cmicrodata import MicrodataExtractor  # as above
 
     wanted = VEHICLES | PRODUCTS | OFFERS | {"breadcrumblist"}
-    taken = 0
+    if page.tree.xpath("count(//*[@itemscope])") > MAX_PAGE_SCOPES:
+        return
+    _bound_references(page.tree)
+    taken = copied = 0
     for element in page.tree.xpath("//*[@itemscope and @itemtype]"):
         if not _item_types(element) & wanted:
             continue
         outer = [_item_types(parent) for parent in element.iterancestors() if parent.get("itemscope") is not None]
-        if any(kinds & wanted for kinds in outer) or not _is_small(element):
+        if any(kinds & wanted for kinds in outer) or (cost := _cost(element)) is None or copied + cost > MAX_COPIED:
             continue
+        copied += cost
         taken += 1
         if taken > MAX_MICRODATA_ITEMS:
             return
@@ -266,12 +280,40 @@ def _microdata(page: Page) -> Iterator[Any]:
         yield {"itemListElement": nodes} if any("itemlist" in kinds for kinds in outer) else nodes
 
 
-def _is_small(element: Any) -> bool:
-    """Tell whether extruct can read an item: its cost grows with the cube of what is nested."""
-    scopes = element.xpath(".//*[@itemscope]")
-    if len(scopes) > MAX_MICRODATA_SCOPES or element.xpath("count(.//*[@itemprop])") > MAX_MICRODATA_PROPERTIES:
-        return False
-    return all(scope.xpath("count(ancestor::*[@itemscope])") <= MAX_MICRODATA_DEPTH for scope in scopes)
+def _cost(element: Any) -> int | None:
+    """Count the elements extruct would copy to read an item; None where its cost would be out of all proportion.
+
+    It copies all that is within a property that is no item, and its cost grows with the cube of items in items.
+    """
+    scopes = properties = depth = within = cost = 0
+    for event, node in etree.iterwalk(element, events=("start", "end")):
+        is_scope = node.get("itemscope") is not None
+        is_property = node.get("itemprop") is not None
+        step = 1 if event == "start" else -1
+        depth += step * is_scope
+        within += step * (is_scope or is_property)
+        if step > 0:
+            scopes += is_scope
+            properties += is_property
+            size = 1 + (len(node.text or "") + len(node.tail or "")) // _CHARS_AN_ELEMENT_COSTS
+            cost += within * size + _ELEMENTS_A_COPY_COSTS * (is_scope or is_property)
+            if (
+                scopes > MAX_MICRODATA_SCOPES + 1
+                or properties > MAX_MICRODATA_PROPERTIES
+                or depth > MAX_MICRODATA_DEPTH + 1
+                or cost > MAX_COPIED
+            ):
+                return None
+    return cost
+
+
+def _bound_references(tree: Any) -> None:
+    """Take the `itemref` from all items where together they would add too many properties."""
+    referring = tree.xpath("//*[@itemref]")
+    num_names = sum(len(element.get("itemref").split()) for element in referring)
+    if num_names * tree.xpath("count(//*[@itemprop])") > MAX_REFERRED:
+        for element in referring:
+            del element.attrib["itemref"]
 
 
 def _item_types(element: Any) -> set[str]:

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 MAX_DEPTH = 400
 MAX_CHARS = 16 * 2**20
-MAX_MENDED_CHARS = 2 * 2**20
+MAX_MENDED_CHARS = 2**20
 MAX_DOCUMENTS = 64
 
 _DECODER = json.JSONDecoder(strict=False)
@@ -37,11 +37,19 @@ _WRAPPERS = {"JSON.parse", "decodeURIComponent", "atob", "unescape", "Object.fre
 _CALL = re.compile(r"(?:window\.)?([A-Za-z_$.]+)\s*\(")
 
 
+class LiteralError(ValueError):
+    """No literal begins there; `end` is how far the text was read."""
+
+    def __init__(self, message: str, end: int) -> None:
+        super().__init__(message)
+        self.end = end
+
+
 def read_value(text: str, start: int = 0) -> Any:
     """Read the value that begins at `start`; what follows it is not looked at.
 
     Raises:
-        ValueError: no literal begins there, or it is nested too deeply.
+        LiteralError: no literal begins there, or it is nested too deeply.
     """
     text = text[:MAX_CHARS] if len(text) > MAX_CHARS else text
     start = _skip(text, start)
@@ -50,7 +58,9 @@ def read_value(text: str, start: int = 0) -> Any:
     except ValueError:
         try:
             return _LiteralReader(text, start).read()
-        except ValueError:
+        except LiteralError as error:
+            if error.end >= len(text):
+                raise  # what does not end does not end loosely either
             return _LiteralReader(text, start, loose=True).read()
     return value
 
@@ -81,8 +91,9 @@ def _mended(text: str, start: int) -> tuple[Any, int]:
         reader = _LiteralReader(text, start, loose=loose)
         try:
             return reader.read(), reader.position
-        except ValueError:
-            continue
+        except LiteralError as error:
+            if error.end >= len(text):
+                break
     return None, -1
 
 
@@ -109,7 +120,19 @@ class _LiteralReader:
         self._loose = loose
 
     def read(self) -> Any:
-        """Read one value; `position` then stands behind it."""
+        """Read one value; `position` then stands behind it.
+
+        Raises:
+            LiteralError: there is none.
+        """
+        try:
+            return self._read()
+        except LiteralError:
+            raise
+        except ValueError as error:
+            raise LiteralError(str(error), self.position) from error
+
+    def _read(self) -> Any:
         if len(self.text) - self.position > MAX_MENDED_CHARS:
             raise ValueError(f"more than {MAX_MENDED_CHARS} characters that are no JSON")
         outer: list[Any] = []

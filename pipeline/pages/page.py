@@ -1,18 +1,26 @@
 """One fetched page: its bytes as text, as a tree, and its own addresses; each worked out when first asked for."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
+from itertools import islice
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from cssselect import HTMLTranslator, SelectorError
+from cssselect.xpath import XPathExpr
 from lxml import etree
 from lxml.html import HTMLParser
 from w3lib.encoding import html_to_unicode
 
 MAX_PAGE_BYTES = 8 * 2**20
 MAX_VISIBLE_CHARS = 20_000
+# Bounds for one selector and one element, so that nested elements cost no square of the page.
+MAX_SELECTED = 1_000
+MAX_TEXT_CHARS = 100_000
+MAX_TEXT_ELEMENTS = 10_000
+MAX_ATTRIBUTES = 500
+MAX_TITLES = 50
 
 _LAST_ENCODING = "windows-1252"
 _UNSEEN_TAGS = frozenset({"script", "style", "noscript", "template", "svg", "head"})
@@ -35,10 +43,10 @@ class Page:
 
     @cached_property
     def tree(self) -> Any:
-        """The element tree, or None where the page has no element at all."""
+        """The element tree, or None where the page has no element at all or one that would take minutes to read."""
         parser = HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True)
         data = self.text.encode("utf-8", "replace")
-        if not data.strip():
+        if not data.strip() or _has_endless_tag(data):
             return None
         try:
             root = etree.fromstring(data, parser)
@@ -66,7 +74,7 @@ class Page:
         """The text of the document's title element."""
         if self.tree is None:
             return None
-        for element in self.tree.iter("title"):
+        for element in islice(self.tree.iter("title"), MAX_TITLES):
             if all(parent.tag != "svg" for parent in element.iterancestors()) and (text := element_text(element)):
                 return text
         return None
@@ -93,7 +101,7 @@ class Page:
 
 
 def select(root: Any, selector: str) -> list[Any]:
-    """Return the elements a CSS selector matches, in document order."""
+    """Return the first MAX_SELECTED elements a CSS selector matches, in document order."""
     try:
         return list(_compiled(selector)(root))
     except etree.XPathError:
@@ -124,12 +132,41 @@ def check_selector(name: str, text: str) -> None:
 @lru_cache(maxsize=512)
 def _compiled(selector: str) -> Any:
     # Not lxml.cssselect: its `:contains` calls a function that lxml does not always find again.
-    return etree.XPath(HTMLTranslator().css_to_xpath(selector))
+    # What `:has()` holds is asked downwards and may not be turned round.
+    translator = HTMLTranslator() if ":has(" in selector.lower() else _UpwardTranslator()
+    return etree.XPath(f"({translator.css_to_xpath(selector)})[position() <= {MAX_SELECTED}]")
+
+
+class _UpwardTranslator(HTMLTranslator):
+    """Ask from an element to what stands before or above it.
+
+    cssselect asks the other way round, and joining what is found below many elements costs the square of the page.
+    """
+
+    def xpath_descendant_combinator(self, left: XPathExpr, right: XPathExpr) -> XPathExpr:
+        return right.add_condition(f"ancestor::{left}")
+
+    def xpath_child_combinator(self, left: XPathExpr, right: XPathExpr) -> XPathExpr:
+        return right.add_condition(f"parent::{left}")
+
+    def xpath_direct_adjacent_combinator(self, left: XPathExpr, right: XPathExpr) -> XPathExpr:
+        return right.add_condition(f"preceding-sibling::*[1]/self::{left}")
+
+    def xpath_indirect_adjacent_combinator(self, left: XPathExpr, right: XPathExpr) -> XPathExpr:
+        return right.add_condition(f"preceding-sibling::{left}")
 
 
 def element_text(element: Any) -> str:
-    """Return the text of an element without that of its scripts and styles."""
-    return squeeze(" ".join(_visible_parts(element, unseen=frozenset({"script", "style", "template"}))))
+    """Return the text of an element, from its start, without that of its scripts and styles."""
+    unseen = frozenset({"script", "style", "template"})
+    parts: list[str] = []
+    length = 0
+    for part in _visible_parts(element, unseen=unseen, max_elements=MAX_TEXT_ELEMENTS):
+        parts.append(part[: MAX_TEXT_CHARS - length])
+        length += len(parts[-1])
+        if length >= MAX_TEXT_CHARS:
+            break
+    return squeeze(" ".join(parts))
 
 
 def squeeze(text: str) -> str:
@@ -150,9 +187,12 @@ def join_url(base: str, link: str | None) -> str | None:
         return None
 
 
-def _visible_parts(root: Any, *, unseen: frozenset[str] = _UNSEEN_TAGS) -> Iterator[str]:
+def _visible_parts(
+    root: Any, *, unseen: frozenset[str] = _UNSEEN_TAGS, max_elements: int | None = None
+) -> Iterator[str]:
     skipping: Any = None
-    for event, element in etree.iterwalk(root, events=("start", "end")):
+    walk = etree.iterwalk(root, events=("start", "end"))
+    for event, element in islice(walk, max_elements and 2 * max_elements):
         if event == "start":
             if skipping is None and element.tag in unseen and element is not root:
                 skipping = element
@@ -163,6 +203,32 @@ def _visible_parts(root: Any, *, unseen: frozenset[str] = _UNSEEN_TAGS) -> Itera
                 skipping = None
             if skipping is None and element is not root and element.tail:
                 yield element.tail
+
+
+class _EndlessTagError(Exception):
+    """A tag has more attributes than the parser can put into a tree in time."""
+
+
+class _AttributeCount:
+    """Counts attributes as the parser meets them; a tree's cost grows with their square."""
+
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        if len(attributes) > MAX_ATTRIBUTES:
+            raise _EndlessTagError(tag)
+
+    def close(self) -> None:
+        return None
+
+
+def _has_endless_tag(data: bytes) -> bool:
+    count: Any = _AttributeCount()  # what a target does not want it may leave out, which lxml's types do not know
+    try:
+        etree.fromstring(data, HTMLParser(encoding="utf-8", target=count))
+    except _EndlessTagError:
+        return True
+    except etree.LxmlError:
+        return False
+    return False
 
 
 def _decode(html: bytes, content_type: str | None) -> str:

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -17,7 +18,11 @@ from pipeline.pages.page import join_url
 MAX_PHOTOS = 1_000
 MAX_URL_CHARS = 2048
 MAX_OFFERED = 5_000
+MAX_SIZES = 50
+MAX_ADDRESSES = 20_000
 MAX_SRCSET_CHARS = 50_000
+# No image server makes addresses of more path segments and parameters; marks of size are not looked for there.
+MAX_URL_PIECES = 100
 
 _NAMED_WIDTHS = {
     "thumb": 150, "thumbs": 150, "thumbnail": 150, "thumbnails": 150, "tiny": 80, "small": 320, "preview": 320,
@@ -73,12 +78,19 @@ class Offered:
     width_px: float | None = None
 
 
+_Placed = tuple[str, float, str]  # key, width in pixels, address
+
+
 def merge_photos(photos: Iterable[Iterable[Offered]], base_url: str) -> tuple[str, ...]:
     """Return one address a photo, in the order of first appearance; each item of `photos` is one photo's sizes."""
     best: list[tuple[float, str]] = []
     known: dict[str, int] = {}
+    placed: dict[Offered, _Placed | None] = {}  # pages offer one address many times
     for offers in photos:
-        sizes = [(key, rank, url) for offer in offers for key, rank, url in _placed(offer, base_url)]
+        for offer in (offers := list(islice(offers, MAX_SIZES))):
+            if offer not in placed and len(placed) < MAX_ADDRESSES:
+                placed[offer] = _place(offer, base_url)
+        sizes = [size for offer in offers if (size := placed.get(offer))]
         if not sizes:
             continue
         index = next((known[key] for key, _, _ in sizes if key in known), len(best))
@@ -109,7 +121,8 @@ def offered_in(value: Any) -> Iterator[list[Offered]]:
 def srcset(text: str) -> list[Offered]:
     """Read the addresses of a srcset attribute; `2x` counts as wider than `1x`."""
     offers = []
-    for url, descriptors in _SRCSET_ITEM.findall(text[:MAX_SRCSET_CHARS]):
+    for item in islice(_SRCSET_ITEM.finditer(text[:MAX_SRCSET_CHARS]), MAX_SIZES):
+        url, descriptors = item.groups("")
         found = _DESCRIPTOR.search(descriptors)
         width = _width(found.group(1)) if found else None
         # Densities have no width; above any width in a name, they still rank among themselves.
@@ -154,19 +167,21 @@ def _sizes(item: Any) -> list[Offered]:
     return images if images and "contentUrl" in item else offers
 
 
-def _placed(offer: Offered, base_url: str) -> Iterator[tuple[str, float, str]]:
+def _place(offer: Offered, base_url: str) -> _Placed | None:
     if len(offer.url) > MAX_URL_CHARS or offer.url.lstrip()[:5].lower() == "data:":
-        return
+        return None
     url = join_url(base_url, offer.url.replace("&amp;", "&"))
     if url is None or len(url) > MAX_URL_CHARS:
-        return
+        return None
     url = url.partition("#")[0]
     key, width = photo_key(url)
-    yield key, offer.width_px if offer.width_px is not None else width if width is not None else _UNMARKED_WIDTH, url
+    return key, offer.width_px if offer.width_px is not None else width if width is not None else _UNMARKED_WIDTH, url
 
 
 def photo_key(url: str) -> tuple[str, float | None]:
     """Return the address without its marks of size, and the width that they name."""
+    if url.count("/") + url.count("&") > MAX_URL_PIECES:
+        return url, None
     parts = urlsplit(url)
     widths: list[float] = []
     segments = parts.path.split("/")

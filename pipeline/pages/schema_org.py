@@ -46,6 +46,9 @@ _SELLER_PROPERTIES = ("seller", "offeredBy", "provider", "vendor", "author", "se
 _LIST_PRICES = ("listprice", "strikethroughprice", "msrp", "suggestedretailprice", "srp", "invoiceprice")
 _LEASE_WORDS = ("leaseout", "lease")
 _MAX_OFFERS = 50
+# What of one list is looked at: twice the photos a listing may have. Many nodes may refer to one list.
+MAX_LISTED = 2_000
+MAX_SELLERS = 20
 
 
 def read_node(things: Sequence[Node], offers: Sequence[Node], resolve: Resolve) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def _first(nodes: Iterable[Node], properties: Sequence[str], resolve: Resolve) -
             value = node.get(name)
             if value in (None, "", [], {}):
                 continue
-            value = [resolve(item) for item in value] if isinstance(value, list) else resolve(value)
+            value = [resolve(item) for item in value[:MAX_LISTED]] if isinstance(value, list) else resolve(value)
             if isinstance(value, Mapping) and not _says(value):
                 continue
             return value
@@ -121,8 +124,8 @@ def _listed(value: Any) -> list[Any]:
         return []
     if isinstance(value, Mapping) and isinstance(value.get("@list", value.get("itemListElement")), list):
         inner = value.get("@list", value.get("itemListElement"))
-        return [item.get("item", item) if isinstance(item, Mapping) else item for item in inner]
-    return list(value) if isinstance(value, list) else [value]
+        return [item.get("item", item) if isinstance(item, Mapping) else item for item in inner[:MAX_LISTED]]
+    return value[:MAX_LISTED] if isinstance(value, list) else [value]
 
 
 def _make(things: Sequence[Node], resolve: Resolve) -> Any:
@@ -252,4 +255,5 @@ def _sellers(nodes: Sequence[Node], resolve: Resolve) -> list[str]:
                     names += [
                         str(seller[k]) for k in ("name", "legalName", "alternateName") if isinstance(seller.get(k), str)
                     ]
-    return [name.strip() for name in dict.fromkeys(names) if 4 <= len(name.strip()) <= 200 and "://" not in name]
+    kept = [name.strip() for name in dict.fromkeys(names) if 4 <= len(name.strip()) <= 200 and "://" not in name]
+    return kept[:MAX_SELLERS]

@@ -4,28 +4,36 @@ import html
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
-from pipeline.pages.literals import read_json_text, read_value
+from pipeline.pages.literals import MAX_MENDED_CHARS, LiteralError, read_json_text, read_value
 from pipeline.pages.page import Page, select, split_selector
 
 _SELECTOR = re.compile(r"^(?:script|div|meta|main|body|template|textarea|noscript|input|\*)?(?:$|[#.\[:]\w|[\[>\s@]\S)")
 _ASSIGNMENT = re.compile(r"[\w$.\]\"'\s]=\s*(?=[{\[\"'JdaO(])")
 MAX_ATTEMPTS = 20
+MAX_STARTS = 200
 
 
 def read_state(page: Page, script: str) -> Any:
     """Return the state that `script` names, the first that can be read; None where the page has none."""
-    for text, starts in _places(page, script):
-        for start in starts:
-            try:
-                value = read_value(text, start)
-            except ValueError:
-                continue
-            if isinstance(value, str):
-                value = _inner(value)
-            if isinstance(value, dict | list):
-                return value
+    read_in_vain = 0
+    places = ((text, start) for text, starts in _places(page, script) for start in starts)
+    for text, start in islice(places, MAX_STARTS):
+        if read_in_vain > MAX_MENDED_CHARS:
+            break
+        try:
+            value = read_value(text, start)
+        except LiteralError as error:
+            read_in_vain += error.end - start
+            continue
+        except ValueError:
+            continue
+        if isinstance(value, str):
+            value = _inner(value)
+        if isinstance(value, dict | list):
+            return value
     return None
 
 

@@ -4,12 +4,16 @@ import time
 from pathlib import Path
 
 import pytest
+from cssselect import HTMLTranslator
 from hypothesis import given
 from hypothesis import strategies as st
+from lxml import etree
 
+from pipeline.pages.page import Page, select
 from pipeline.sites import PageReading, SiteFile, load_site, read_page
 from tests.pipeline.site_reading import CAR_PAGE, GOOD, URL, read
 
+LD_JSON = b'<script type="application/ld+json">'
 HOSTILE = {
     "deep html": b"<div>" * 200_000 + CAR_PAGE,
     "deep microdata": b'<div itemscope itemtype="https://schema.org/Car" itemprop="isRelatedTo">' * 5_000,
@@ -29,13 +33,32 @@ HOSTILE = {
     "password": b"<input " * 100_000,
     "iframe": b"<iframe " * 100_000,
     "nothing closed": b"<script>" + b"<form" * 200_000,
+    "distinct attributes": b"<p " + b" ".join(b"a%d=1" % i for i in range(200_000)) + b">",
+    "elements in elements": b"<div>" * 230 + b"<i> </i>" * 300_000,
+    "long srcsets": b"".join(
+        b'<img srcset="%s">' % b",".join(b"/%d/%d.jpg %dw" % (i, j, j + 1) for j in range(2000)) for i in range(100)
+    ),
+    "sources": b"<picture>" + b"<img src=/1.jpg>" * 1000 + b'<source srcset="/a.jpg 1w">' * 100_000,
+    "many broken scripts": (LD_JSON + b'{"@type":"Car","name":"x"</script>') * 50_000,
+    "long broken scripts": (LD_JSON + b"[" + b"1," * 490_000 + b"</script>") * 5,
+    "sellers": LD_JSON + b'{"@type":"Car","price":1,"description":"%s","seller":[%s]}</script>'
+    % (b"s" * 10_000, b",".join(b'{"name":"ssss%d"}' % i for i in range(50_000))),
+    "one gallery of many cars": LD_JSON + b'[{"@id":"#g","@list":[' + b'"/1.jpg",' * 200_000 + b"1]},"
+    + b'{"@type":"Car","vin":"1","model":"x","name":"x","image":{"@id":"#g"}},' * 200 + b"{}]</script>",
+    "one photo of many names": LD_JSON + b'[{"@id":"#a","url":"https://a.de/%s"},' % (b"a/" * 900)
+    + b'{"@type":"Car","price":1,"image":[' + b'{"@id":"#a"},' * 300_000 + b"1]}]</script>",
+    "references": (b'<div itemscope itemtype="https://schema.org/Car" itemref="%s">x</div>' % (b"b " * 1000)) * 30
+    + b"<p id=b>" + b"<i itemprop=a>x</i>" * 900,
+    "property in property": b'<div itemscope itemtype="https://schema.org/Car">' + b'<div itemprop="name">' * 200
+    + b"<b>x</b>" * 200_000,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["json_ld", "css"])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_page_costs_bounded_time_and_is_an_outcome(name: str, kind: str) -> None:
-    extract = {"kind": kind} | ({"fields": {"title": "h1", "price": ".p", "photos": "img"}} if kind == "css" else {})
+    fields = {"title": "h1", "price": ".p", "photos": "img", "make": "div i", "model": "div"}
+    extract = {"kind": kind} | ({"fields": fields} if kind == "css" else {})
     start = time.monotonic()
     reading = read(HOSTILE[name], extract=extract)
     assert reading.outcome in ("found", "failed")
@@ -46,6 +69,47 @@ def test_a_hostile_page_costs_bounded_time_and_is_an_outcome(name: str, kind: st
 @given(st.binary(max_size=400) | st.text(max_size=400).map(str.encode), st.sampled_from([200, 403, 404]))
 def test_any_bytes_have_an_outcome(html: bytes, status: int) -> None:
     assert read(html, status=status).outcome in ("found", "gone", "failed")
+
+
+SELECTORS = (
+    "div p", "div > p", "p + i", "p ~ i", "div p + i > b", ".x .y", "div .x > .y ~ *", "div *", "*", "p, div > i",
+    "i:not(.x)", "div:has(> p b)", "p:first-child b", "div > p:nth-of-type(2)", "#a p", "[title] > .x", "div div div",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_a_selector_finds_what_cssselect_finds(selector: str) -> None:
+    dice = random.Random(3)
+    for _ in range(30):
+        tags = [f"<{name} class={mark}>" for name in ("div", "p", "i", "b") for mark in "xyz"]
+        tags += ["<p id=a>", "<i title=t>", "</div>", "</p>", "</i>", "</b>", "</div>", "</i>"]
+        tree = Page("".join(dice.choices(tags, k=60)).encode(), url=URL).tree
+        expected = etree.XPath(HTMLTranslator().css_to_xpath(selector))(tree)
+        assert select(tree, selector) == expected
+
+
+STATES = {
+    "quotes in quotes": ("window.x=[1,'" + "window.x=[1,\"',") * 10 + "1," * 450_000,
+    "loose quotes": 'window.x=["a"b,' * 20 + '"a' * 450_000,
+    "many scripts": "window.x=[1,1</script><script>" * 30_000,
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_hostile_state_costs_bounded_time(name: str) -> None:
+    start = time.monotonic()
+    page = f"<script>{STATES[name]}</script>"
+    reading = read(page, extract={"kind": "state", "script": "window.x=", "fields": {"price": "a"}})
+    assert reading.error == "no_listing"
+    assert time.monotonic() - start < 10
+
+
+def test_a_state_behind_false_starts_is_read() -> None:
+    page = "<script>window.x=window.x||{};window.x=[;window.x={price: 5, vin: 'WAUZZZ8K9BA123456'}</script>"
+    extract = {"kind": "state", "script": "window.x=", "fields": {"price": "price", "vin": "vin"}}
+    listing = read(page, extract=extract).listing
+    assert listing is not None
+    assert listing["price"] == 5
 
 
 NO_TEXT = ("hex", "base64", "rot13", "zlib", "quopri", "uu", "bz2", "undefined", "idna", "punycode", "no-such")
