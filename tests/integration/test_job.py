@@ -61,7 +61,7 @@ def wait_until_it_answers(url: str, process: "subprocess.Popen[bytes]") -> None:
 
 def submit(head: str, command: list[str]) -> "subprocess.CompletedProcess[str]":
     """Submit a job and wait for it; a head answers some seconds before it can take one."""
-    deadline_s = time.monotonic() + 90
+    deadline_s = time.monotonic() + 300
     while True:
         done = subprocess.run(
             [RAY, "job", "submit", "--address", head, "--working-dir", ".", "--", *command],
