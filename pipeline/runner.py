@@ -137,6 +137,8 @@ def connected(settings: RaySettings) -> Iterator[int]:
         RunError: the cluster does not answer.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A worker has some thirty threads, and glibc gives each its own heap: freed photos pile up in all of them.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     address = settings.address or os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():  # a test, or a caller that holds a cluster of its own
         yield settings.num_workers or _cluster_slots(settings)
