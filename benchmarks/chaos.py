@@ -1,9 +1,10 @@
 """Kill crawls of the faulty demo site at random moments, run them again, and compare the data sets by digest.
 
 Each round starts a crawl, sends SIGKILL to its driver, a worker or the raylet (in turn) at a moment uniform over the
-undisturbed run, runs the same command until it is done, and checks: the digest equals the undisturbed run's; no worker
-of the killed run is alive when the next one takes the lease, before which it asks nothing; the site counted no window
-over the set pace, the kill and the rerun included.
+undisturbed run (told by the requests it had made by then, since a machine is not always as fast), runs the same command
+until it is done, and checks: the digest equals the undisturbed run's; no worker of the killed run is alive when the
+next one takes the lease, before which it asks nothing; the site counted no window over the set pace, the kill and the
+rerun included.
 
     python -m benchmarks.chaos --rounds 50
     python -m benchmarks.chaos --rounds 3 --listings 60 --out out/chaos.json
@@ -40,7 +41,7 @@ class Undisturbed:
     digest: str
     first_fetch_s: float
     last_receipt_s: float
-    num_requests: int
+    request_times_s: tuple[float, ...]
     parts: int
 
 
@@ -103,7 +104,7 @@ def chaos(
         "orphans_at_takeover": sum(len(r.orphans_at_takeover) for r in rounds),
         "busiest_5s_window": max(r.busiest_window for r in rounds),
         "allowed_in_5s": allowed,
-        "undisturbed": asdict(still),
+        "undisturbed": {**asdict(still), "request_times_s": len(still.request_times_s)},
     }
     fine = all(r.equal and not r.orphans_at_takeover and r.busiest_window <= allowed for r in rounds)
     return rounds, {"ok": fine, **summary}
@@ -120,7 +121,7 @@ def undisturbed(site: lab.Site, root: Path) -> Undisturbed:
         digest=digest(root),
         first_fetch_s=min(row["at"] for row in requests) - started_s,
         last_receipt_s=max(receipts) - wall_s,
-        num_requests=len(requests),
+        request_times_s=tuple(row["at"] - started_s for row in requests),
         parts=num_receipts(root),
     )
 
@@ -131,7 +132,7 @@ def disturbed(site: lab.Site, root: Path, still: Undisturbed, number: int, victi
     site.reset_tries()
     started_s = time.monotonic()
     crawl = lab.start("crawl.py", *arguments_of(site, root), log=log)
-    time.sleep(max(0.0, moment_s - (time.monotonic() - started_s)))
+    wait_until_as_far(site, crawl, still, started_s, moment_s)
     before = lab.family(crawl.pid)
     crawling = lab.named(before, CRAWLING)
     has_fetched, parts_done = bool(site.requests(started_s)), num_receipts(root)
@@ -156,6 +157,18 @@ def disturbed(site: lab.Site, root: Path, still: Undisturbed, number: int, victi
         busiest_window=lab.busiest_window(times),
         num_requests=len(times),
     )
+
+
+def wait_until_as_far(site: lab.Site, crawl: Any, still: Undisturbed, started_s: float, moment_s: float) -> None:
+    """Wait until a crawl is as far as the undisturbed one was at a moment: by requests, before any by time."""
+    made = [at_s for at_s in still.request_times_s if at_s <= moment_s]
+    if not made:
+        time.sleep(max(0.0, moment_s - (time.monotonic() - started_s)))
+        return
+    deadline_s = started_s + _RUN_S
+    while len(site.requests(started_s)) < len(made) and crawl.poll() is None and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    time.sleep(moment_s - made[-1])
 
 
 def kill(pid: int, processes: list[psutil.Process], victim: str) -> str:
