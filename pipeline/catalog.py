@@ -46,6 +46,9 @@ TABLE_STAGES: Mapping[str, tuple[str, ...]] = {
 # A stage computes in DuckDB and streams rows out: large enough that Arrow's costs vanish, small enough for any memory.
 ROWS_PER_BATCH = 65_536
 
+# What DuckDB calls the errors of a query that it meets only in the rows.
+_SQL_ERRORS = frozenset({"Conversion", "Invalid Input", "Out of Range", "Constraint", "Binder", "Not implemented"})
+
 Params = Sequence[Any] | Mapping[str, Any]
 
 
@@ -229,13 +232,16 @@ def _reported(files: str) -> Iterator[None]:
     """Turn DuckDB's errors into ours, its message kept; `files` is what the paths of committed files begin with."""
     try:
         yield
-    except duckdb.OutOfMemoryException as error:
-        raise RunError(f"{error}; raise catalog.memory_gib, or give catalog.temp_folder more disk") from error
     except BrokenPipeError:
         raise
     except (duckdb.Error, pa.ArrowException, OSError) as error:
+        # Of what fails while rows stream, Arrow keeps DuckDB's words only, as an OSError.
+        kind = "" if isinstance(error, duckdb.Error) else str(error).partition(" Error: ")[0]
+        if isinstance(error, duckdb.OutOfMemoryException) or kind == "Out of Memory":
+            raise RunError(f"{error}; raise catalog.memory_gib, or give catalog.temp_folder more disk") from error
+        lost = isinstance(error, duckdb.IOException) or (isinstance(error, OSError) and kind not in _SQL_ERRORS)
         # What DuckDB says of a damaged file is of the same class as what it says of wrong SQL.
-        if isinstance(error, duckdb.IOException | OSError) or files in str(error):
+        if lost or files in str(error):
             raise RootError(f"{error}; see pipeline/verify.py, or run again if a crawl just replaced a part") from error
         raise UsageError(str(error)) from error
 

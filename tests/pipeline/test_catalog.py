@@ -191,6 +191,20 @@ def test_sql_that_duckdb_refuses_exits_2_with_its_message(root: Root, capsys: py
 
 
 @pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("Conversion Error: Could not convert string", UsageError),
+        ("Invalid Input Error: strptime", UsageError),
+        ("IO Error: No such file", RootError),
+        ("Out of Memory Error: failed to allocate", RunError),
+    ],
+)
+def test_what_fails_while_rows_stream_is_told_apart_by_duckdbs_words(said: str, expected: type[Exception]) -> None:
+    with pytest.raises(expected, match=said), script._reported("/root"):
+        raise OSError(said)
+
+
+@pytest.mark.parametrize(
     "sql",
     [
         "COPY (SELECT 1) TO 'out.csv'",
