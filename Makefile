@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup browser demo test lint bench clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -27,7 +27,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## crawl the demo site, deduplicate, query; about 3 minutes after the install
 	$(BIN)/python pipeline/demo.py
 
-test: setup  ## run all tests, slow ones too
+browser:  ## install Chromium for the tests of pages, where this user may; without it those tests are skipped
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then :; \
+	elif test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; \
+	else echo "no Chromium with chromedriver found: the tests of pages will be skipped" >&2; fi
+
+test: setup browser  ## run all tests, slow ones too
 	$(BIN)/python -m pytest
 
 lint: setup  ## check format, lint and types

@@ -16,14 +16,11 @@ most source pixels, then the smallest key; `drop_all` keeps none. Running again 
 nor the settings have changed. Last line: `photos` (stored) = `kept` + `exact_dropped` + `stock_dropped`.
 """
 
-import logging
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from itertools import chain, groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -33,21 +30,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.catalog import Catalog, CatalogSettings
-from pipeline.lease import hold_lease
-from pipeline.leftovers import remove_half_written
+from pipeline.global_stage import run_global_stage
 from pipeline.same_picture import StoredPhotos, first_match, thumbnail
 from schemas.command import run_script, script_parser
 from schemas.errors import IntegrityError, ReconcileError
-from schemas.receipts import PartWriter, Receipt, inputs_fingerprint, read_receipt
+from schemas.receipts import PartWriter, inputs_fingerprint
 from schemas.settings import Section, load_settings, result, result_settings
 from schemas.storage import Root
 from schemas.tables import DUPLICATES, EDGES
 
-STAGE, PART = "dedup", "all"
+STAGE = "dedup"
 _FOLDERS = ("duplicates", "edges/hash")
-_OURS = re.compile(rf"{PART}(\.g\d+)?\.parquet")
-
-log = logging.getLogger("forecourt.dedup")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,40 +80,15 @@ def dedup(root: Root, settings: DedupSettings, catalog: CatalogSettings | None =
         LeaseError: another run deduplicates this root.
     """
     started_s = time.monotonic()
-    with hold_lease(root, STAGE) as lease:
-        _remove_leftovers(root)
-        # Taken before the rows are read: should a crawl commit in between, the next run finds it changed.
-        inputs = {"ingest": inputs_fingerprint(root)}
-        chosen = {"dedup": result_settings(settings)}
-        receipt = read_receipt(root, STAGE, PART)
-        unchanged = receipt is not None and _is_current(root, receipt, inputs, chosen)
-        if receipt is None or not unchanged:
-            writer = PartWriter(root, STAGE, PART, token=lease.token, fence=lease.check)
-            try:
-                counts = _write(root, writer, settings, catalog)
-                receipt = writer.commit(
-                    counts=counts, settings=chosen, code_version=version("forecourt"), inputs=inputs
-                )
-            except BaseException:
-                writer.abandon()
-                raise
-    log.info("event=%s root=%s", "dedup_up_to_date" if unchanged else "dedup_done", root.text)
+    receipt, unchanged = run_global_stage(
+        root,
+        STAGE,
+        _FOLDERS,
+        inputs=lambda: {"ingest": inputs_fingerprint(root)},
+        settings={"dedup": result_settings(settings)},
+        write=lambda writer: _write(root, writer, settings, catalog),
+    )
     return {**receipt.counts, "unchanged": unchanged, "seconds": round(time.monotonic() - started_s, 3)}
-
-
-def _remove_leftovers(root: Root) -> None:
-    """Remove what killed runs left: half-written files, and whole ones that the receipt does not name."""
-    remove_half_written(root, (*_FOLDERS, f"receipts/{STAGE}"))
-    receipt = read_receipt(root, STAGE, PART)
-    for name in (name for folder in _FOLDERS for name in root.list(folder)):
-        if _OURS.fullmatch(PurePosixPath(name).name) and (receipt is None or name not in receipt.files):
-            log.info("event=leftover_removed file=%s", name)
-            root.remove(name)
-
-
-def _is_current(root: Root, receipt: Receipt, inputs: Mapping[str, str], chosen: Mapping[str, Any]) -> bool:
-    same = receipt.inputs == inputs and receipt.settings == chosen
-    return same and all(root.exists(name) and root.size_bytes(name) == e.bytes for name, e in receipt.files.items())
 
 
 # Rows of 64-bit hashes fit memory where rows of hex would not; a collision only lets in a photo that turns out alone.

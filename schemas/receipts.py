@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 from schemas.errors import IntegrityError
 from schemas.settings import Section
 from schemas.storage import TEMPORARY_SUFFIX, Root, reported, sync_file
-from schemas.tables import FORMAT_VERSION, SCHEMAS
+from schemas.tables import FORMAT_VERSION, fits_folder
 
 # Readers that glob a folder must never find a photo whose bytes are not there yet.
 COMMIT_ORDER = ("shards", "photos", "listings", "attempts")
@@ -166,7 +166,10 @@ class PartWriter:
 
     def stage_path(self, folder: str, suffix: str = ".parquet") -> Path:
         """Return where to write this part's file of `folder` before the commit."""
-        name = part_file(folder, self.part, self.generation, suffix)
+        return self.stage_file(part_file(folder, self.part, self.generation, suffix))
+
+    def stage_file(self, name: str) -> Path:
+        """Return where to write the file that the commit makes `name`, a name no generation has twice."""
         for attempt in range(1, self.attempt):
             for taken in (name, self._receipt):
                 self._take_away(self._staged_by(attempt, taken))
@@ -189,9 +192,8 @@ class PartWriter:
         Raises:
             IntegrityError: the table does not have the folder's schema.
         """
-        expected = SCHEMAS[folder]
-        if not table.schema.equals(expected):
-            raise IntegrityError(f"{folder}: the table's schema is {table.schema}, the contract's is {expected}")
+        if not fits_folder(table.schema, folder):
+            raise IntegrityError(f"{folder}: the table's schema is {table.schema}, which is not the contract's")
         path = self.stage_path(folder)
         with reported(str(path)):
             pq.write_table(table, path, compression="zstd")

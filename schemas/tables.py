@@ -109,14 +109,59 @@ DUPLICATES = pa.schema(
     ]
 )
 
-# Folder under the root -> schema, for every table that ingest and deduplication write.
+LABELS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),  # keep, junk, unsure
+        pa.field("junk_type", pa.string()),  # where the labeller knew: interior, wheel, ...
+        pa.field(
+            "sampled_by", pa.string(), nullable=False
+        ),  # random, uncertain, likely_junk, likely_keep, prompt, import
+        pa.field("labeller", pa.string(), nullable=False),
+        pa.field("labelled_at", _UTC, nullable=False),
+    ]
+)
+
+SCORES = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("score", pa.float32()),  # more is more like junk; null where there is no filter
+        pa.field("drop_reason", pa.string()),
+    ]
+)
+
+DATASET_PHOTOS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("group_id", pa.string(), nullable=False),
+        pa.field("site", pa.string(), nullable=False),
+        pa.field("listing_id", pa.string(), nullable=False),
+        pa.field("make", pa.string()),
+        pa.field("model", pa.string()),
+        pa.field("year", pa.int16()),
+        pa.field("price_usd", _PRICE),
+        pa.field("odometer_mi", pa.float64()),
+        pa.field("price_bin", pa.int16()),
+        pa.field("make_model", pa.string()),
+        pa.field("make_model_id", pa.int16()),
+        pa.field("year_id", pa.int16()),
+    ]
+)
+
+# Folder under the root -> schema, for every table of fixed columns; embeddings differ in width, see `schema_of`.
 SCHEMAS: Mapping[str, pa.Schema] = {
     "attempts": ATTEMPTS,
     "listings": LISTINGS,
     "photos": PHOTOS,
     "edges/hash": EDGES,
+    "edges/copy": EDGES,
     "duplicates": DUPLICATES,
+    "labels": LABELS,
+    "scores": SCORES,
 }
+EMBEDDINGS_FOLDER = "embeddings"
 
 # What the digest leaves out: times, places and evidence that may differ between two equal data sets.
 DIGEST_COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -125,6 +170,26 @@ DIGEST_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "photos": tuple(name for name in PHOTOS.names if name not in {"part", "policy", "etag", "fetched_at"}),
     "duplicates": tuple(DUPLICATES.names),
 }
+
+
+def embeddings_schema(dim: int) -> pa.Schema:
+    """Return the schema of one encoder's embeddings: `key`, and `embedding` of `dim` float16 with L2 norm 1."""
+    return pa.schema(
+        [
+            pa.field("key", pa.string(), nullable=False),
+            pa.field("embedding", pa.list_(pa.float16(), dim), nullable=False),
+        ]
+    )
+
+
+def fits_folder(schema: pa.Schema, folder: str) -> bool:
+    """Tell whether a table of that schema may lie in `folder`: its own, or of any width under `embeddings/`."""
+    if not folder.startswith(f"{EMBEDDINGS_FOLDER}/"):
+        return folder in SCHEMAS and bool(schema.equals(SCHEMAS[folder]))
+    index = schema.get_field_index("embedding")
+    if index < 0 or not pa.types.is_fixed_size_list(schema.field(index).type):
+        return False
+    return bool(schema.equals(embeddings_schema(schema.field(index).type.list_size)))
 
 
 def photo_key(site: str, listing_id: str, photo_index: int) -> str:
