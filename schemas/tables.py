@@ -147,6 +147,22 @@ DATASET_PHOTOS = pa.schema(
         pa.field("make_model", pa.string()),
         pa.field("make_model_id", pa.int16()),
         pa.field("year_id", pa.int16()),
+        pa.field("sha256", pa.string(), nullable=False),  # of the stored bytes that this version means
+        pa.field("width_px", pa.int32()),
+        pa.field("height_px", pa.int32()),
+    ]
+)
+
+# Beside a data set's photos: what became of every stored photo, kept ones too.
+DATASET_OUTCOMES = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("site", pa.string(), nullable=False),
+        pa.field("listing_id", pa.string(), nullable=False),
+        pa.field("outcome", pa.string(), nullable=False),  # kept, dropped, unreadable
+        pa.field("drop_reason", pa.string()),
+        pa.field("group_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),  # of the group, which a later version inherits
     ]
 )
 
