@@ -1,7 +1,8 @@
 """Query a root with SQL: a DuckDB view per table, over committed files only. The one door to duckdb.
 
-Views: attempts, listings, photos (crawl and importers), edges_hash, duplicates (dedup); each is there from the start,
-empty where nothing is committed. Without SQL: the funnel, from ids to kept photos, which must reconcile.
+Views: attempts, listings, photos (crawl and importers), edges_hash, edges_copy, duplicates, labels, scores; each is there
+from the start, empty where nothing is committed; and embeddings_ENCODER for each encoder that ran, other characters than
+letters and digits as `_`. Without SQL: the funnel, from ids to kept photos, which must reconcile.
 
     python pipeline/catalog.py --root data
     python pipeline/catalog.py --root data "SELECT make, model, count(*) AS n FROM listings GROUP BY ALL ORDER BY n"
@@ -14,6 +15,7 @@ in read_csv('labels.csv'); nothing is fetched from the network. The rows alone g
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -33,7 +35,7 @@ from schemas.errors import RootError, RunError, UsageError
 from schemas.receipts import INGEST_STAGES, read_receipts
 from schemas.settings import Section, load_settings, operational
 from schemas.storage import Root
-from schemas.tables import SCHEMAS
+from schemas.tables import EMBEDDINGS_FOLDER, SCHEMAS
 
 # Folder of a table -> the stages that commit its files.
 TABLE_STAGES: Mapping[str, tuple[str, ...]] = {
@@ -42,6 +44,7 @@ TABLE_STAGES: Mapping[str, tuple[str, ...]] = {
     "photos": INGEST_STAGES,
     "edges/hash": ("dedup",),
     "duplicates": ("dedup",),
+    "labels": ("label",),
 }
 # A stage computes in DuckDB and streams rows out: large enough that Arrow's costs vanish, small enough for any memory.
 ROWS_PER_BATCH = 65_536
@@ -95,14 +98,21 @@ def query(root: Root, sql: str, params: Params = (), *, settings: CatalogSetting
 
 def committed_tables(root: Root) -> dict[str, list[str]]:
     """Name the committed files of every table, by folder; each stage's receipts are read once."""
-    files: dict[str, list[str]] = {folder: [] for folder in TABLE_STAGES}
-    for stage in sorted({stage for stages in TABLE_STAGES.values() for stage in stages}):
+    folder_stages = {**TABLE_STAGES, **embedding_stages(root)}
+    files: dict[str, list[str]] = {folder: [] for folder in folder_stages}
+    for stage in sorted({stage for stages in folder_stages.values() for stage in stages}):
         for receipt in read_receipts(root, stage):
             for name in receipt.files:
                 folder = str(PurePosixPath(name).parent)
-                if stage in TABLE_STAGES.get(folder, ()):
+                if stage in folder_stages.get(folder, ()):
                     files[folder].append(name)
     return files
+
+
+def embedding_stages(root: Root) -> dict[str, tuple[str, ...]]:
+    """Find the encoders that ran: `embeddings/SLUG` -> its stage, `embed/SLUG`."""
+    slugs = [PurePosixPath(folder).name for folder in root.list_folders("receipts/embed")]
+    return {f"{EMBEDDINGS_FOLDER}/{slug}": (f"embed/{slug}",) for slug in slugs}
 
 
 class Catalog:
@@ -126,6 +136,9 @@ class Catalog:
                 self._connection = _connect(settings, self._temp_folder)
                 for folder in SCHEMAS:
                     self._add_view(root, folder, named.get(folder, ()))
+                # How wide an encoder's embeddings are stands in its files alone.
+                for folder in (folder for folder, names in named.items() if names and folder not in SCHEMAS):
+                    self._add_view(root, folder, named[folder])
             except BaseException:
                 shutil.rmtree(self._temp_folder, ignore_errors=True)
                 raise
@@ -194,7 +207,7 @@ class Catalog:
             self._connection.unregister("_rows")
 
     def _add_view(self, root: Root, folder: str, names: Sequence[str]) -> None:
-        view = folder.replace("/", "_")
+        view = view_of(folder)
         if not names:
             self._connection.register(view, SCHEMAS[folder].empty_table())
         elif root.is_local:
@@ -205,8 +218,14 @@ class Catalog:
         else:
             filesystem, _ = root.dataset_source()
             paths = [root.path(name) for name in names]
-            dataset = pads.dataset(paths, schema=SCHEMAS[folder], format="parquet", filesystem=filesystem)
+            schema = SCHEMAS.get(folder)
+            dataset = pads.dataset(paths, schema=schema, format="parquet", filesystem=filesystem)
             self._connection.register(view, dataset)
+
+
+def view_of(folder: str) -> str:
+    """Name the view of a table's folder."""
+    return re.sub(r"\W", "_", folder)
 
 
 def _connect(settings: CatalogSettings, temp_folder: str) -> duckdb.DuckDBPyConnection:

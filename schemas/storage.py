@@ -90,6 +90,13 @@ class Root:
                 raise FileNotFoundError(errno.ENOENT, "no such file", name)
             return int(info.size)
 
+    def list_folders(self, folder: str) -> list[str]:
+        """List the folders right in `folder`, as names under the root, sorted; empty where it is not there."""
+        with reported(self.path(folder)):
+            infos = self._fs.get_file_info(pafs.FileSelector(self.path(folder), allow_not_found=True))
+            found = [i.base_name for i in infos if i.type == pafs.FileType.Directory]
+            return sorted(str(PurePosixPath(folder) / name) for name in found)
+
     def list(self, folder: str, *, suffix: str = "") -> list[str]:
         """List the files right in `folder`, as names under the root, sorted; empty where it is not there."""
         with reported(self.path(folder)):

@@ -36,8 +36,17 @@ def test_what_is_written_is_read_back_listed_and_removed(root: Root) -> None:
     assert root.list("receipts/crawl") == ["receipts/crawl/b.json"]
 
 
+def test_folders_are_listed_apart_from_files(root: Root) -> None:
+    for name in ("receipts/embed/b/0.json", "receipts/embed/a/0.json", "receipts/embed/c.json", "receipts/x/0.json"):
+        root.write_bytes(name, b"x")
+    assert root.list_folders("receipts/embed") == ["receipts/embed/a", "receipts/embed/b"]
+    assert root.list_folders("receipts/embed/a") == []
+    assert root.list_folders("") == ["receipts"]
+
+
 def test_a_missing_name_is_told_as_such(root: Root) -> None:
     assert root.list("no/such/folder") == []
+    assert root.list_folders("no/such/folder") == []
     assert not root.exists("no/such/file")
     for ask in (root.read_bytes, root.size_bytes, root.read_table):
         with pytest.raises(FileNotFoundError):
