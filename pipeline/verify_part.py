@@ -26,12 +26,14 @@ from schemas.tables import FORMAT_VERSION, INDEX_DIGITS, SCHEMAS
 STAGE_FOLDERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(INGEST_STAGES, COMMIT_ORDER),
     "dedup": ("edges/hash", "duplicates"),
+    "label": ("labels",),
 }
 _REDO = {
     **dict.fromkeys(
         INGEST_STAGES, "verify.py --repair puts the part aside, then the same crawl or import makes it again"
     ),
     "dedup": "verify.py --repair puts it aside, then pipeline/dedup.py makes it again",
+    "label": "verify.py --repair puts it aside; label again, or pipeline/label.py --import an export",
 }
 _ROW_COLUMNS = ("key", "site", "listing_id", "photo_index", "outcome", "error", "part")
 _PHOTOS_AT_ONCE = 512
@@ -73,7 +75,8 @@ def check_part(root: Root, receipt: Receipt, *, quick: bool = False) -> Iterator
     yield from damaged
     if damaged:
         return
-    found = _check_rows(root, receipt) if receipt.stage in INGEST_STAGES else _check_duplicates(root, receipt)
+    check = _ROW_CHECKS.get(receipt.stage, _check_rows)
+    found = check(root, receipt)
     for what, place, why in found:
         yield Problem(what, place, why, fix)
     if receipt.stage in INGEST_STAGES:
@@ -178,6 +181,18 @@ def _check_duplicates(root: Root, receipt: Receipt) -> Iterator[tuple[str, str, 
     yield from _check_counts(receipt, counts)
     if counts["photos"] != counts["kept"] + counts["exact_dropped"] + counts["stock_dropped"]:
         yield "counts", receipt.file("duplicates"), f"photos are not kept and dropped by reason: {counts}"
+
+
+def _check_labels(root: Root, receipt: Receipt) -> Iterator[tuple[str, str, str]]:
+    labels = root.read_table(receipt.file("labels"), ["label"])["label"].to_pylist()
+    counts = {label: labels.count(label) for label in ("keep", "junk", "unsure")}
+    yield from _check_counts(receipt, {"labels": len(labels), **counts})
+    if strangers := set(labels) - counts.keys():
+        yield "rows", receipt.file("labels"), f"labels are not keep, junk or unsure: {_some(sorted(strangers))}"
+
+
+# Stages that bring photos in have the checks of a part of photos.
+_ROW_CHECKS = {"dedup": _check_duplicates, "label": _check_labels}
 
 
 def _check_counts(receipt: Receipt, counted: Mapping[str, int]) -> Iterator[tuple[str, str, str]]:
