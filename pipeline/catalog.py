@@ -1,8 +1,9 @@
 """Query a root with SQL: a DuckDB view per table, over committed files only. The one door to duckdb.
 
-Views: attempts, listings, photos (crawl and importers), edges_hash, edges_copy, duplicates, labels, scores; each is there
-from the start, empty where nothing is committed; and embeddings_ENCODER for each encoder that ran, other characters than
-letters and digits as `_`. Without SQL: the funnel, from ids to kept photos, which must reconcile.
+Views: attempts, listings, photos (crawl and importers), edges_hash, edges_copy, duplicates, labels, scores, each there
+from the start, empty where nothing is committed; embeddings_ENCODER for each encoder that ran, with `_` for what is no
+letter or digit; datasets (the photos of the latest version of each data set) and outcomes (what became of each photo,
+and why). Without SQL: the funnel, from ids to kept photos, which must reconcile.
 
     python pipeline/catalog.py --root data
     python pipeline/catalog.py --root data "SELECT make, model, count(*) AS n FROM listings GROUP BY ALL ORDER BY n"
@@ -29,13 +30,16 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from pipeline.funnel import funnel
+from pipeline.photo_outcomes import outcomes_sql, unreadable_photos
 from pipeline.tabular import FORMATS, render
 from schemas.command import EXIT_FAILED, run_script, script_parser
 from schemas.errors import RootError, RunError, UsageError
-from schemas.receipts import INGEST_STAGES, read_receipts
+from schemas.manifest import DATASETS, latest_version, version_folder
+from schemas.manifest import STAGE as PUBLISH_STAGE
+from schemas.receipts import INGEST_STAGES, read_receipt, read_receipts
 from schemas.settings import Section, load_settings, operational
 from schemas.storage import Root
-from schemas.tables import EMBEDDINGS_FOLDER, SCHEMAS
+from schemas.tables import DATASET_PHOTOS, EMBEDDINGS_FOLDER, SCHEMAS
 
 # Folder of a table -> the stages that commit its files.
 TABLE_STAGES: Mapping[str, tuple[str, ...]] = {
@@ -45,6 +49,7 @@ TABLE_STAGES: Mapping[str, tuple[str, ...]] = {
     "edges/hash": ("dedup",),
     "duplicates": ("dedup",),
     "labels": ("label",),
+    "scores": ("score",),
 }
 # A stage computes in DuckDB and streams rows out: large enough that Arrow's costs vanish, small enough for any memory.
 ROWS_PER_BATCH = 65_536
@@ -128,6 +133,7 @@ class Catalog:
         self, root: Root, settings: CatalogSettings | None = None, *, files: Mapping[str, Sequence[str]] | None = None
     ) -> None:
         settings = settings or CatalogSettings()
+        self._root, self._has_outcomes = root, False
         self._files = root.path("")
         named = committed_tables(root) if files is None else files
         with _reported(self._files):
@@ -139,6 +145,7 @@ class Catalog:
                 # How wide an encoder's embeddings are stands in its files alone.
                 for folder in (folder for folder, names in named.items() if names and folder not in SCHEMAS):
                     self._add_view(root, folder, named[folder])
+                self._add_datasets(root)
             except BaseException:
                 shutil.rmtree(self._temp_folder, ignore_errors=True)
                 raise
@@ -161,6 +168,7 @@ class Catalog:
             UsageError: DuckDB does not take the SQL; the message is DuckDB's.
             RootError: a committed file cannot be read.
         """
+        self._prepare(sql)
         with _reported(self._files):
             relation = self._connection.sql(sql, params=_as_params(params))
             return pa.table({}) if relation is None else relation.to_arrow_table()
@@ -173,6 +181,7 @@ class Catalog:
         Raises:
             UsageError, RootError: as `query`.
         """
+        self._prepare(sql)
         with _reported(self._files):
             yield from self._connection.sql(sql, params=_as_params(params)).to_arrow_reader(rows_per_batch)
 
@@ -189,6 +198,7 @@ class Catalog:
             raise UsageError(
                 f"catalog takes one SELECT (or FROM, WITH, DESCRIBE, SUMMARIZE, SHOW TABLES), found: {kinds}"
             )
+        self._prepare(sql)
         with _reported(self._files):
             reader = self._connection.sql(sql).to_arrow_reader(ROWS_PER_BATCH)
             yield pa.RecordBatch.from_pylist([], schema=reader.schema)
@@ -205,6 +215,30 @@ class Catalog:
             self._connection.register("_rows", rows)
             self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM _rows")
             self._connection.unregister("_rows")
+
+    def _prepare(self, sql: str) -> None:
+        """Add the view `outcomes` where a query asks for it: what embed could not read is looked up part by part."""
+        if not self._has_outcomes and re.search(r"\boutcomes\b", sql, re.IGNORECASE):
+            self._has_outcomes = True
+            self.load("unreadable", unreadable_photos(self._root))
+            self.execute(f"CREATE OR REPLACE TEMP VIEW outcomes AS {outcomes_sql()}")
+
+    def _add_datasets(self, root: Root) -> None:
+        """Add the view `datasets`: the photos of the latest version of each data set, named in front."""
+        selects = []
+        for folder in root.list_folders(DATASETS):
+            name = PurePosixPath(folder).name
+            version = latest_version(root, name)
+            receipt = None if version is None else read_receipt(root, PUBLISH_STAGE, f"{name}@{version}")
+            if version is None or receipt is None:
+                continue
+            place = f"{version_folder(name, version)}/photos"
+            self._add_view(root, place, sorted(file for file in receipt.files if file.startswith(f"{place}/")))
+            selects.append(f"SELECT {_quoted(name)} AS dataset, {_quoted(version)} AS version, * FROM {view_of(place)}")
+        if not selects:
+            self._connection.register("no_photos", DATASET_PHOTOS.empty_table())
+            selects.append("SELECT '' AS dataset, '' AS version, * FROM no_photos")
+        self._connection.execute(f"CREATE TEMP VIEW datasets AS {' UNION ALL '.join(selects)}")
 
     def _add_view(self, root: Root, folder: str, names: Sequence[str]) -> None:
         view = view_of(folder)

@@ -4,30 +4,38 @@ Rows are sorted by key and hashed column by column in blocks of 65,536 rows, in 
 row; text as lengths (int32) and UTF-8; numbers as little-endian, NaN as one pattern; decimals as 128-bit integers of
 their scale. Null is told from empty and zero. Parts, their order and generations, DuckDB's version and the number of
 workers do not show.
+
+Of labels counts what they settle to, `key, label`; of data sets the latest version of each.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.catalog import Catalog, CatalogSettings
+from pipeline.label_rows import settled_labels
+from schemas.manifest import DATASETS, latest_version, read_manifest, read_rows
 from schemas.receipts import INGEST_STAGES, read_receipts
 from schemas.shards import Shard
 from schemas.storage import Root
-from schemas.tables import DIGEST_COLUMNS, SCHEMAS
+from schemas.tables import DATASET_DIGEST_COLUMNS, DATASET_SCHEMAS, DIGEST_COLUMNS, SCHEMAS
 
 BLOCK_ROWS = 65_536
-_ORDER = {"attempts": "site, listing_id", "listings": "site, listing_id", "photos": "key", "duplicates": "key"}
+_BY_LISTING = frozenset({"attempts", "listings"})
 _SHARDS = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("sha256", pa.binary(32), nullable=False)])
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """The digest of a root, and of each of its tables (`shards` is key -> SHA-256 of the value)."""
+    """The digest of a root, and of each of its tables (`shards` is key -> SHA-256 of the value).
+
+    A data set is `datasets/NAME`.
+    """
 
     whole: str
     tables: dict[str, str]
@@ -45,13 +53,30 @@ def digest(root: Root, settings: CatalogSettings | None = None) -> Digest:
         for folder, columns in DIGEST_COLUMNS.items():
             schema = pa.schema([SCHEMAS[folder].field(name) for name in columns])
             view = folder.replace("/", "_")
-            rows = catalog.stream(f"SELECT {', '.join(columns)} FROM {view} ORDER BY {_ORDER[folder]}")
+            order = "site, listing_id" if folder in _BY_LISTING else "key"
+            rows = catalog.stream(f"SELECT {', '.join(columns)} FROM {view} ORDER BY {order}")
             tables[folder] = digest_rows(folder, schema, rows)
         catalog.load("shard_values", pa.RecordBatchReader.from_batches(_SHARDS, _shard_values(root)))
         rows = catalog.stream("SELECT key, sha256 FROM shard_values ORDER BY key")
         tables["shards"] = digest_rows("shards", _SHARDS, rows)
+    labels = settled_labels(root).select(["key", "label"])
+    tables["labels"] = digest_rows("labels", labels.schema, labels.to_batches())
+    for folder in root.list_folders(DATASETS):
+        if latest_version(root, name := PurePosixPath(folder).name) is not None:
+            tables[folder] = _digest_dataset(root, name)
     lines = "".join(f"{name} {tables[name]}\n" for name in sorted(tables))
     return Digest(hashlib.sha256(lines.encode()).hexdigest(), tables)
+
+
+def _digest_dataset(root: Root, name: str) -> str:
+    """Digest the latest version of a data set: what it is called by its content, its photos, and every outcome."""
+    manifest = read_manifest(root, name)
+    lines = f"version {manifest.version}\n"
+    for table, columns in DATASET_DIGEST_COLUMNS.items():
+        batches = (batch.select(list(columns)) for batch in read_rows(root, manifest, table))
+        schema = pa.schema([DATASET_SCHEMAS[table].field(column) for column in columns])
+        lines += f"{table} {digest_rows(table, schema, batches)}\n"
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def digest_rows(name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> str:

@@ -19,7 +19,7 @@ FUNNEL = pa.schema(
 _OUTCOMES = {
     "ids": ("found", "gone", "failed", "disallowed"),
     "photos": ("stored", "failed", "rejected", "disallowed"),
-    "stored": ("kept", "dropped", "undecided"),
+    "stored": ("kept", "dropped", "unreadable", "undecided"),
 }
 # One row per step, outcome and reason. A stored photo that dedup has not seen, or not yet, is undecided.
 _COUNTS = """
@@ -28,10 +28,10 @@ UNION ALL
 SELECT 'photos', outcome, error, count(*) FROM photos GROUP BY ALL
 UNION ALL
 SELECT 'stored',
-       CASE WHEN duplicates.key IS NULL THEN 'undecided' WHEN kept THEN 'kept' ELSE 'dropped' END,
-       CASE WHEN duplicates.key IS NULL THEN 'not_deduplicated' ELSE drop_reason END,
+       CASE WHEN duplicates.key IS NULL THEN 'undecided' ELSE outcome END,
+       CASE WHEN duplicates.key IS NULL THEN 'not_deduplicated' WHEN outcome = 'dropped' THEN reason END,
        count(*)
-FROM (SELECT key FROM photos WHERE outcome = 'stored') AS stored LEFT JOIN duplicates USING (key) GROUP BY ALL
+FROM outcomes LEFT JOIN duplicates USING (key) WHERE outcome IN ('kept', 'dropped', 'unreadable') GROUP BY ALL
 """
 _TOTALS = """
 SELECT (SELECT count(*) FROM attempts) AS ids,
@@ -46,7 +46,8 @@ SELECT (SELECT count(*) FROM attempts) AS ids,
 def funnel(query: Callable[[str], pa.Table]) -> pa.Table:
     """Count every id and photo by where it went; columns `step, outcome, reason, count, percent` (of the step).
 
-    `query` is the catalog's. A step's row with outcome `all` is the sum of its other rows.
+    `query` is the catalog's. A step's row with outcome `all` is the sum of its other rows. What a stage not yet run
+    would drop is kept so far; a photo without any target is out, as `publish.require` has it by default.
 
     Raises:
         ReconcileError: a step's rows do not add up to what came in.

@@ -6,7 +6,7 @@ killed run left under `datasets/` is none.
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -19,7 +19,7 @@ from schemas.errors import IntegrityError, UsageError
 from schemas.receipts import FileEntry, read_receipt
 from schemas.settings import Section
 from schemas.storage import Root
-from schemas.tables import DATASET_OUTCOMES, DATASET_PHOTOS
+from schemas.tables import DATASET_SCHEMAS
 
 STAGE = "publish"
 DATASETS = "datasets"
@@ -30,7 +30,6 @@ UNKNOWN = "Unknown"
 UNKNOWN_ID = 0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SCHEMAS: Mapping[str, pa.Schema] = {"photos": DATASET_PHOTOS, "outcomes": DATASET_OUTCOMES}
 _ROWS_PER_BATCH = 65_536
 
 
@@ -181,7 +180,7 @@ def read_rows(root: Root, manifest: Manifest, table: str = "photos") -> Iterator
     filesystem, _ = root.dataset_source()
     for name in manifest.files_of(table):
         try:
-            file = pads.dataset(root.path(name), schema=_SCHEMAS[table], format="parquet", filesystem=filesystem)
+            file = pads.dataset(root.path(name), schema=DATASET_SCHEMAS[table], format="parquet", filesystem=filesystem)
             yield from file.to_batches(batch_size=_ROWS_PER_BATCH, batch_readahead=1, fragment_readahead=1)
         except (FileNotFoundError, pa.ArrowInvalid) as error:
             raise IntegrityError(f"{root.path(name)} cannot be read: {error}; see pipeline/verify.py") from error
@@ -189,7 +188,7 @@ def read_rows(root: Root, manifest: Manifest, table: str = "photos") -> Iterator
 
 def rows_reader(root: Root, manifest: Manifest, table: str = "photos") -> pa.RecordBatchReader:
     """Return the rows of `photos` or `outcomes` as one reader, for what takes Arrow."""
-    return pa.RecordBatchReader.from_batches(_SCHEMAS[table], read_rows(root, manifest, table))
+    return pa.RecordBatchReader.from_batches(DATASET_SCHEMAS[table], read_rows(root, manifest, table))
 
 
 def is_dataset_name(name: str) -> bool:

@@ -185,6 +185,14 @@ DIGEST_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "listings": tuple(name for name in LISTINGS.names if name != "fetched_at"),
     "photos": tuple(name for name in PHOTOS.names if name not in {"part", "policy", "etag", "fetched_at"}),
     "duplicates": tuple(DUPLICATES.names),
+    "scores": tuple(SCORES.names),
+}
+# The two tables of a published data set, by folder within its version.
+DATASET_SCHEMAS: Mapping[str, pa.Schema] = {"photos": DATASET_PHOTOS, "outcomes": DATASET_OUTCOMES}
+# In a data set too: the part is where the photo lies.
+DATASET_DIGEST_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "photos": tuple(name for name in DATASET_PHOTOS.names if name != "part"),
+    "outcomes": tuple(DATASET_OUTCOMES.names),
 }
 
 

@@ -90,7 +90,7 @@ def test_shard_values_are_read_not_trusted(tmp_path: Path) -> None:
 def test_an_empty_root_has_a_digest(tmp_path: Path) -> None:
     empty = digest(new_root(tmp_path / "a"))
     assert empty == digest(new_root(tmp_path / "b"))
-    assert set(empty.tables) == {"attempts", "listings", "photos", "duplicates", "shards"}
+    assert set(empty.tables) == {"attempts", "listings", "photos", "duplicates", "labels", "scores", "shards"}
 
 
 SCHEMA = pa.schema(
