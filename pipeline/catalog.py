@@ -47,7 +47,8 @@ TABLE_STAGES: Mapping[str, tuple[str, ...]] = {
     "listings": INGEST_STAGES,
     "photos": INGEST_STAGES,
     "edges/hash": ("dedup",),
-    "duplicates": ("dedup",),
+    "edges/copy": ("copies",),
+    "duplicates": ("duplicates", "dedup"),
     "labels": ("label",),
     "scores": ("score",),
 }
