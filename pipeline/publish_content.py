@@ -13,7 +13,7 @@ from pipeline.digest import digest_rows
 from pipeline.photo_outcomes import COUNT_OF_REASON, MAKE_MODEL, Target, outcomes_sql, unreadable_photos
 from pipeline.publish_groups import count_inherited, require_one_side, split_groups, tie_groups
 from schemas.errors import IntegrityError, ReconcileError
-from schemas.manifest import SPLITS, UNKNOWN, UNKNOWN_ID, Inheritance, Manifest, SplitCounts, Vocabulary
+from schemas.manifest import SPLITS, UNKNOWN, UNKNOWN_ID, Inheritance, Manifest, SplitCounts, Vocabulary, rows_reader
 from schemas.receipts import read_receipts
 from schemas.settings import Section, operational, result, result_settings
 from schemas.storage import Root
@@ -81,9 +81,10 @@ class Content:
         self.counts = _reconciled(catalog)
         tie_groups(catalog, max_vin_listings=settings.max_vin_listings)
         shares = settings.fractions
-        split_groups(catalog, root, parent, train=shares.train, val=shares.val)
+        before = None if parent is None else rows_reader(root, parent, "outcomes")
+        split_groups(catalog, before, train=shares.train, val=shares.val)
         self.inheritance = Inheritance(**count_inherited(catalog))
-        catalog.execute(_KEPT)
+        catalog.execute(_KEPT, {"cuts": settings.price_cuts})
         self.vocabulary = _vocabulary(catalog, settings)
         groups = require_one_side(catalog)
         self.splits = {split: _split_counts(catalog, split, groups[split]) for split in SPLITS}
@@ -94,7 +95,7 @@ class Content:
 
     def photos(self) -> Iterator[pa.RecordBatch]:
         """Stream the kept photos in order of key."""
-        return self._catalog.stream(f"{_PHOTO_ROWS} ORDER BY kept.key", {"cuts": self._settings.price_cuts})
+        return self._catalog.stream(f"{_PHOTO_ROWS} ORDER BY kept.key")
 
     def outcomes(self) -> Iterator[pa.RecordBatch]:
         """Stream what became of every stored photo, in order of key."""
@@ -131,7 +132,8 @@ CREATE OR REPLACE TEMP TABLE kept AS
 SELECT stored.key, stored.part, grouped.split, grouped.group_id, stored.site, stored.listing_id, listings.make,
        listings.model, listings.year, listings.price_usd, listings.odometer_mi, photos.sha256, photos.width_px,
        photos.height_px, {MAKE_MODEL} AS spelled, lower({MAKE_MODEL}) AS folded,
-       CASE WHEN listings.price_usd > 0 THEN listings.price_usd END AS price
+       CASE WHEN listings.price_usd > 0
+            THEN len(list_filter($cuts::DOUBLE[], lambda cut: cut <= listings.price_usd)) END AS price_bin
 FROM stored
      JOIN photos USING (key)
      JOIN listings ON listings.site = stored.site AND listings.listing_id = stored.listing_id
@@ -152,8 +154,7 @@ SELECT year, row_number() OVER (ORDER BY year) AS id
 FROM (SELECT DISTINCT year FROM kept WHERE split = 'train' AND year IS NOT NULL)
 """
 _PHOTO_ROWS = f"""
-SELECT kept.* EXCLUDE (spelled, folded, price),
-       CASE WHEN price IS NOT NULL THEN len(list_filter($cuts::DOUBLE[], lambda cut: cut <= price)) END AS price_bin,
+SELECT kept.* EXCLUDE (spelled, folded),
        CASE WHEN kept.folded IS NOT NULL THEN coalesce(make_models.name, '{UNKNOWN}') END AS make_model,
        CASE WHEN kept.folded IS NOT NULL THEN coalesce(make_models.id, {UNKNOWN_ID}) END AS make_model_id,
        CASE WHEN kept.year IS NOT NULL THEN coalesce(years.id, {UNKNOWN_ID}) END AS year_id
@@ -164,7 +165,7 @@ SELECT key, site, listing_id, outcome, reason AS drop_reason, group_id, split
 FROM stored JOIN grouped USING (site, listing_id)
 """
 _SPLIT_COUNTS = """
-SELECT count(*) AS photos, count(DISTINCT (site, listing_id)) AS listings, count(price) AS with_price,
+SELECT count(*) AS photos, count(DISTINCT (site, listing_id)) AS listings, count(price_bin) AS with_price,
        count(kept.folded) AS with_make_model, count(kept.year) AS with_year,
        count(make_models.id) / nullif(count(kept.folded), 0) AS make_model_coverage,
        count(years.id) / nullif(count(kept.year), 0) AS year_coverage
@@ -204,8 +205,8 @@ def _require_keys(catalog: Catalog, what: str, table: str, *, exact: bool) -> No
     """Each stored photo has one row of a table; with no `exact` those that are unreadable may lack it."""
     checks = {
         "have more than one row in": f"SELECT key FROM {table} GROUP BY key HAVING count(*) > 1",
-        "are not stored and have a row in": f"SELECT key FROM {table} ANTI JOIN stored_keys USING (key)",
-        "are stored and have no row in": f"SELECT key FROM stored_keys ANTI JOIN {table} USING (key)"
+        "are not stored and have a row in": f"SELECT key FROM {table} AS rows ANTI JOIN stored_keys USING (key)",
+        "are stored and have no row in": f"SELECT key FROM stored_keys ANTI JOIN {table} AS rows USING (key)"
         + ("" if exact else " ANTI JOIN unreadable USING (key)"),
     }
     for fault, sql in checks.items():

@@ -15,8 +15,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.catalog import Catalog
-from schemas.manifest import SPLITS, Manifest, rows_reader
-from schemas.storage import Root
+from schemas.manifest import SPLITS
+from schemas.tables import DATASET_OUTCOMES
 
 # Listings that stored a photo, numbered in order of (site, listing_id): the smallest number of a group names it.
 _NODES = """
@@ -72,7 +72,6 @@ CREATE OR REPLACE TEMP TABLE grouped AS
 SELECT site, listing_id, group_id, split
 FROM nodes JOIN firsts USING (node) JOIN groups USING (first)
 """
-_PARENT_LISTINGS = pa.schema([(name, pa.string()) for name in ("site", "listing_id", "group_id", "split")])
 
 
 def tie_groups(catalog: Catalog, *, max_vin_listings: int) -> None:
@@ -107,28 +106,19 @@ def first_of_component(num_nodes: int, ties: NDArray[np.int32]) -> NDArray[np.in
     return found
 
 
-def split_groups(catalog: Catalog, root: Root, parent: Manifest | None, *, train: float, val: float) -> None:
+def split_groups(catalog: Catalog, parent: pa.RecordBatchReader | None, *, train: float, val: float) -> None:
     """Give each group its id and split: tables `groups`, and `grouped` (site, listing_id, group_id, split).
 
-    Where a listing of the group was in the parent, its split there counts, also where none of its photos was kept.
+    `parent` is the outcomes of the parent version. Where a listing of the group was in it, its split there counts, also
+    where none of its photos was kept.
     """
-    _load_parent(catalog, root, parent)
+    catalog.load("parent_rows", DATASET_OUTCOMES.empty_table() if parent is None else parent)
+    columns = "site, listing_id, group_id, split"
+    catalog.execute(f"CREATE OR REPLACE TEMP TABLE parent_listings AS SELECT DISTINCT {columns} FROM parent_rows")
+    catalog.execute("CREATE OR REPLACE TEMP TABLE parent_kept AS SELECT key FROM parent_rows WHERE outcome = 'kept'")
+    catalog.execute("DROP TABLE parent_rows")
     catalog.execute(_SPLIT_GROUPS, {"train": train, "train_val": train + val})
     catalog.execute(_GROUPED)
-
-
-def _load_parent(catalog: Catalog, root: Root, parent: Manifest | None) -> None:
-    if parent is None:
-        catalog.load("parent_listings", _PARENT_LISTINGS.empty_table())
-        catalog.load("parent_kept", pa.schema([("key", pa.string())]).empty_table())
-        return
-    catalog.load("parent_outcomes", rows_reader(root, parent, "outcomes"))
-    columns = ", ".join(_PARENT_LISTINGS.names)
-    catalog.execute(f"CREATE OR REPLACE TEMP TABLE parent_listings AS SELECT DISTINCT {columns} FROM parent_outcomes")
-    catalog.execute(
-        "CREATE OR REPLACE TEMP TABLE parent_kept AS SELECT key FROM parent_outcomes WHERE outcome = 'kept'"
-    )
-    catalog.execute("DROP TABLE parent_outcomes")
 
 
 def count_inherited(catalog: Catalog) -> dict[str, int]:
