@@ -28,7 +28,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.catalog import TABLE_STAGES, Catalog, CatalogSettings, embedding_stages
+from pipeline.catalog import TABLE_STAGES, Catalog, CatalogSettings, committed_tables, embedding_stages
 from pipeline.global_stage import is_current
 from pipeline.lease import Lease, hold_lease
 from pipeline.leftovers import remove_half_written
@@ -121,7 +121,7 @@ def publish(root: Root, name: str, settings: PublishSettings, limits: CatalogSet
         manifest = _current(root, name, inputs, asked)
         unchanged = manifest is not None
         if manifest is None:
-            with Catalog(root, limits) as catalog:
+            with Catalog(root, limits, files=committed_tables(root)) as catalog:  # no data set: one may be damaged
                 parent = _parent(root, name, settings)
                 content = Content(root, catalog, settings, parent)
                 manifest, unchanged = _commit(root, name, content, lease, inputs=inputs, settings=asked, parent=parent)
