@@ -124,7 +124,7 @@ def embedding_stages(root: Root) -> dict[str, tuple[str, ...]]:
 class Catalog:
     """The tables of a root in DuckDB, as committed when it was opened; a context manager.
 
-    `files` (folder -> names) takes the place of what the receipts say.
+    `files` (folder -> names) takes the place of what the receipts say; then there is no view `datasets`.
 
     Raises:
         IntegrityError: a receipt cannot be read.
@@ -146,7 +146,8 @@ class Catalog:
                 # How wide an encoder's embeddings are stands in its files alone.
                 for folder in (folder for folder, names in named.items() if names and folder not in SCHEMAS):
                     self._add_view(root, folder, named[folder])
-                self._add_datasets(root)
+                if files is None:
+                    self._add_datasets(root)
             except BaseException:
                 shutil.rmtree(self._temp_folder, ignore_errors=True)
                 raise
