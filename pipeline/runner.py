@@ -1,42 +1,48 @@
-"""The door to Ray: run parts as tasks, a bounded number in flight, and keep the board that all workers share.
+"""The door to Ray: run parts on its tasks or on workers of ours, a bounded number in flight; some fail, others go on.
 
 Only names, small specifications and receipts' counts go through Ray; pixels never do.
 """
 
-import asyncio
 import logging
 import os
-import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorDiedError,
-    ActorUnavailableError,
-    LocalRayletDiedError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import LocalRayletDiedError, RayError, RayTaskError
 
-from pipeline.lease import Fence, LeaseTicket
-from pipeline.watchdog import Watchdog
-from pipeline.web.pace import PaceBook, PaceReply, PaceRequest, PaceSettings, PaceUnavailable
+from pipeline.lease import LeaseTicket
+from pipeline.runner_board import NAMESPACE, BoardDoor
+from pipeline.runner_hands import Errand, Hands, TaskHands, WorkerHands, WorkerPlan, plan_workers
+from pipeline.runner_part import PartContext, PartTask, Work
+from pipeline.web.pace import PaceSettings, PaceUnavailable
 from schemas.errors import CircuitOpenError, DiskFullError, LeaseError, PartError, RootError, RunError, UsageError
 from schemas.settings import Section, operational
 
-_NAMESPACE = "forecourt"
-_BOARD = "forecourt-board"
+__all__ = [
+    "PartContext",
+    "PartTask",
+    "RaySettings",
+    "RunResult",
+    "Work",
+    "WorkerPlan",
+    "connected",
+    "plan_workers",
+    "run_parts",
+    "run_parts_on_workers",
+]
+
 _TICK_S = 1.0
-_BOARD_WAIT_S = 30.0
 # The run stops at once on these: another part would meet the same.
 _FATAL = (CircuitOpenError, LeaseError, DiskFullError, UsageError, RootError)
 # A part is begun again after these: it was stuck or late, or out of touch. Anything else would come out the same again.
 _PASSING = (PartError, PaceUnavailable, RayError)
+# What ends the Ray that a block shares; None where whoever connects ends it.
+_shared: ContextVar[ExitStack | None] = ContextVar("shared", default=None)
 
 log = logging.getLogger("forecourt.runner")
 
@@ -52,81 +58,12 @@ class RaySettings(Section):
     stall_s: float = operational(300.0, "a part without progress for so long is ended, naming what is stuck", gt=0)
 
 
-@dataclass(frozen=True, slots=True)
-class PartTask:
-    """One part to do: its name and the stage's own small specification."""
-
-    part: str
-    spec: Any
-
-
-@dataclass(frozen=True, slots=True)
-class PartContext:
-    """What a part's work may use: the fence, the watchdog, the shared pace, a place to report progress.
-
-    `attempt` counts from 1 within the run; one before may still be alive on a machine that the cluster lost.
-    """
-
-    ticket: LeaseTicket
-    part: str
-    attempt: int
-    check: Callable[[], None]
-    watchdog: Watchdog
-    exchange: Callable[[PaceRequest], Awaitable[PaceReply]]
-    advance: Callable[[Mapping[str, int]], None]
-
-
-Work = Callable[[PartContext, Any], Mapping[str, int]]
-
-
 @dataclass(slots=True)
 class RunResult:
     """What became of the parts of one run."""
 
     done: int = 0
     failed: dict[str, str] = field(default_factory=dict)
-
-
-class Board:
-    """Shared by all workers of a cluster: the hosts' pace, the parts' progress, last words of stuck parts."""
-
-    def __init__(self, pace: PaceSettings) -> None:
-        self._pace = PaceBook(pace)
-        self._runs: set[str] = set()
-        self._progress: dict[str, dict[str, dict[str, int]]] = {}
-        self._last_words: dict[tuple[str, str], str] = {}
-
-    def exchange(self, request: PaceRequest) -> PaceReply:
-        """Hand out slots at the hosts' pace."""
-        return self._pace.exchange(request)
-
-    def advance(self, run: str, part: str, counts: dict[str, int]) -> None:
-        """Note how far a part in flight is."""
-        self._progress.setdefault(run, {})[part] = counts
-
-    def progress(self, run: str, pace: PaceSettings) -> dict[str, dict[str, int]]:
-        """Return how far the parts in flight are; a run that is heard the first time brings its settings along."""
-        if run not in self._runs:
-            self._runs.add(run)
-            self._pace.adopt(pace)
-        return self._progress.get(run, {})
-
-    def finish(self, run: str, part: str) -> None:
-        """Forget a part that is no longer in flight."""
-        self._progress.get(run, {}).pop(part, None)
-
-    def note(self, run: str, part: str, text: str) -> None:
-        """Keep what a worker says before it ends itself."""
-        self._last_words[run, part] = text
-
-    def take_note(self, run: str, part: str) -> str | None:
-        """Return what a worker of that part said before it ended itself."""
-        return self._last_words.pop((run, part), None)
-
-    def forget(self, run: str) -> None:
-        """Forget a run that ended; the pace is kept."""
-        self._progress.pop(run, None)
-        self._runs.discard(run)
 
 
 @contextmanager
@@ -145,12 +82,12 @@ def connected(settings: RaySettings) -> Iterator[int]:
         return
     try:
         if address:
-            ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
         else:
             cores = max(os.cpu_count() or 1, round((settings.num_workers or 1) * settings.cpus_per_part + 0.5))
             ray.init(
                 address="local",
-                namespace=_NAMESPACE,
+                namespace=NAMESPACE,
                 num_cpus=cores,
                 object_store_memory=settings.object_store_bytes,
                 include_dashboard=False,
@@ -159,10 +96,25 @@ def connected(settings: RaySettings) -> Iterator[int]:
             )
     except (ConnectionError, RayError, OSError, RuntimeError) as error:
         raise RunError(f"cannot reach Ray at {address or 'this machine'}: {error}") from error
+    shared = _shared.get()
+    if shared is not None:
+        shared.callback(ray.shutdown)
     try:
         yield settings.num_workers or _cluster_slots(settings)
     finally:
-        ray.shutdown()
+        if shared is None:
+            ray.shutdown()
+
+
+@contextmanager
+def shared_connection() -> Iterator[None]:
+    """Let all that connects within the block use one Ray, started by the first that does and ended with the block."""
+    with ExitStack() as ending:
+        before = _shared.set(ending)
+        try:
+            yield
+        finally:
+            _shared.reset(before)
 
 
 def run_parts(
@@ -185,53 +137,88 @@ def run_parts(
     Raises:
         RunError: what stops the whole run: circuit open, lease lost, disk full.
     """
-    board = _BoardDoor(pace or PaceSettings())
-    board.start(ticket.token)
-    loop = _Loop(work, ticket, settings, board, RunResult())
-    waiting = iter(tasks)
+    errand = Errand(ticket, settings.stall_s, pace or PaceSettings())
+    hands = TaskHands(work, errand, num_in_flight=num_in_flight, num_cpus=settings.cpus_per_part)
+    return _run(tasks, hands, errand, settings, on_done, on_tick, check)
+
+
+def run_parts_on_workers(
+    tasks: Iterable[PartTask],
+    make_work: Callable[[], Work],
+    *,
+    plan: WorkerPlan,
+    ticket: LeaseTicket,
+    settings: RaySettings,
+    on_done: Callable[[str, Mapping[str, int]], None],
+    on_tick: Callable[[Mapping[str, Mapping[str, int]]], None] = lambda progress: None,
+    check: Callable[[], None] = lambda: None,
+) -> RunResult:
+    """Run parts as `run_parts` does, on workers that each call `make_work` once and keep what it gives.
+
+    A worker has two parts at a time, so `Work` is called from two threads.
+
+    Raises:
+        RunError: what stops the whole run: lease lost, disk full.
+        UsageError: `make_work` was given something it cannot work with.
+    """
+    errand = Errand(ticket, settings.stall_s, PaceSettings())
+    return _run(tasks, WorkerHands(make_work, errand, plan), errand, settings, on_done, on_tick, check)
+
+
+def _run(
+    tasks: Iterable[PartTask],
+    hands: Hands,
+    errand: Errand,
+    settings: RaySettings,
+    on_done: Callable[[str, Mapping[str, int]], None],
+    on_tick: Callable[[Mapping[str, Mapping[str, int]]], None],
+    check: Callable[[], None],
+) -> RunResult:
+    board = BoardDoor(errand.pace)
+    run = errand.ticket.token
+    board.start(run)
+    loop = _Loop(hands, iter(tasks), run, settings.part_tries, board, RunResult())
     try:
         while True:
-            while len(loop.in_flight) < num_in_flight and (task := loop.next_task(waiting)) is not None:
-                loop.launch(task)
+            loop.launch_all()
             if not loop.in_flight:
                 return loop.result
             ready, _ = ray.wait(list(loop.in_flight), num_returns=1, timeout=_TICK_S)
             check()
             for reference in ready:
                 loop.collect(reference, on_done)
-            on_tick(board.progress(ticket.token))
+            on_tick(board.progress(run))
     finally:
-        loop.cancel_all()
-        board.forget(ticket.token)
+        hands.stop()
+        board.forget(run)
 
 
 @dataclass(slots=True)
 class _Loop:
     """The parts in flight and those to try again."""
 
-    work: Work
-    ticket: LeaseTicket
-    settings: RaySettings
-    board: "_BoardDoor"
+    hands: Hands
+    waiting: Iterator[PartTask]
+    run: str
+    part_tries: int
+    board: BoardDoor
     result: RunResult
     in_flight: dict[Any, PartTask] = field(default_factory=dict)
     again: deque[PartTask] = field(default_factory=deque)
     tries: dict[str, int] = field(default_factory=dict)
 
-    def next_task(self, waiting: Iterator[PartTask]) -> PartTask | None:
-        return self.again.popleft() if self.again else next(waiting, None)
-
-    def launch(self, task: PartTask) -> None:
-        self.tries[task.part] = self.tries.get(task.part, 0) + 1
-        remote = ray.remote(_run_part).options(
-            num_cpus=self.settings.cpus_per_part, max_retries=0, name=f"{self.ticket.stage}:{task.part}"
-        )
-        attempt = self.tries[task.part]
-        reference = remote.remote(self.work, task, attempt, self.ticket, self.settings.stall_s, self.board.pace)
-        self.in_flight[reference] = task
+    def launch_all(self) -> None:
+        """Begin parts while there is room, those to be tried again first."""
+        while self.hands.has_room(alone=bool(self.again)):
+            task = self.again.popleft() if self.again else next(self.waiting, None)
+            if task is None:
+                return
+            self.tries[task.part] = self.tries.get(task.part, 0) + 1
+            self.in_flight[self.hands.begin(task, self.tries[task.part])] = task
 
     def collect(self, reference: Any, on_done: Callable[[str, Mapping[str, int]], None]) -> None:
         task = self.in_flight.pop(reference)
+        died = False
         try:
             counts = ray.get(reference)
         except RayTaskError as error:
@@ -243,141 +230,24 @@ class _Loop:
         except LocalRayletDiedError:
             raise RunError("the Ray on this machine died; run again, what is committed is safe") from None
         except RayError as error:
-            said = self.board.take_note(self.ticket.token, task.part)
+            died = True
+            said = self.board.take_note(self.run, task.part)
             self._failed(task, said or f"its worker died: {type(error).__name__}", passing=True)
         else:
             self.result.done += 1
             del self.tries[task.part]
             on_done(task.part, counts)
-        self.board.finish(self.ticket.token, task.part)
+        self.hands.ended(reference, died=died)
+        self.board.finish(self.run, task.part)
 
     def _failed(self, task: PartTask, why: str, *, passing: bool) -> None:
         tries = self.tries[task.part]
-        if passing and tries < self.settings.part_tries:
+        if passing and tries < self.part_tries:
             log.warning("event=part_again part=%s try=%d why=%s", task.part, tries, why)
             self.again.append(task)
         else:
             log.error("event=part_failed part=%s tries=%d why=%s", task.part, tries, why)
             self.result.failed[task.part] = why
-
-    def cancel_all(self) -> None:
-        for reference in self.in_flight:
-            ray.cancel(reference, force=True)
-
-
-def _run_part(
-    work: Work, task: PartTask, attempt: int, ticket: LeaseTicket, stall_s: float, pace: PaceSettings
-) -> dict[str, int]:
-    """Do one part in a worker process, fenced and watched."""
-    board = _BoardDoor(pace)
-
-    def last_words(text: str) -> None:
-        board.note(ticket.token, task.part, text)
-
-    with Fence(ticket) as fence, Watchdog(task.part, stall_s=stall_s, last_words=last_words) as watchdog:
-        context = PartContext(
-            ticket,
-            task.part,
-            attempt,
-            check=fence.check,
-            watchdog=watchdog,
-            exchange=board.exchange,
-            advance=lambda counts: board.advance(ticket.token, task.part, counts),
-        )
-        try:
-            return dict(work(context, task.spec))
-        except asyncio.CancelledError:
-            raise PartError(watchdog.stuck or "cancelled") from None
-
-
-class _BoardDoor:
-    """Find the board by name, make it where there is none, and speak to it; a dead board is found or made again."""
-
-    def __init__(self, pace: PaceSettings) -> None:
-        self.pace = pace
-        self._handle: Any = None
-
-    def start(self, run: str) -> None:
-        """Wait until the board answers, and knows this run."""
-        deadline_s = time.monotonic() + _BOARD_WAIT_S
-        while True:
-            try:
-                ray.get(self._board().progress.remote(run, self.pace), timeout=_BOARD_WAIT_S)
-                return
-            except RayError as error:
-                self._handle = None
-                if time.monotonic() > deadline_s:
-                    raise RunError(f"the board actor does not start: {error}") from error
-                time.sleep(0.2)
-
-    async def exchange(self, request: PaceRequest) -> PaceReply:
-        """Ask for slots.
-
-        Raises:
-            PaceUnavailable: the board is dead or restarting; ask again.
-        """
-        try:
-            reply: PaceReply = await self._board().exchange.remote(request)
-        except (RayActorError, ActorDiedError, ActorUnavailableError, ValueError) as error:
-            self._handle = None
-            raise PaceUnavailable(str(error)) from error
-        return reply
-
-    def advance(self, run: str, part: str, counts: Mapping[str, int]) -> None:
-        """Report progress; nobody waits for it."""
-        self._tell("advance", run, part, dict(counts))
-
-    def finish(self, run: str, part: str) -> None:
-        """Say that a part is no longer in flight."""
-        self._tell("finish", run, part)
-
-    def forget(self, run: str) -> None:
-        """Say that a run ended."""
-        self._tell("forget", run)
-
-    def progress(self, run: str) -> Mapping[str, Mapping[str, int]]:
-        """Return how far the parts in flight are; empty where the board does not answer."""
-        answer: Mapping[str, Mapping[str, int]] = self._ask("progress", run, self.pace) or {}
-        return answer
-
-    def note(self, run: str, part: str, text: str) -> None:
-        """Leave a last word, and wait until it is kept."""
-        self._ask("note", run, part, text)
-
-    def take_note(self, run: str, part: str) -> str | None:
-        """Return a part's last words."""
-        answer: str | None = self._ask("take_note", run, part)
-        return answer
-
-    def _tell(self, method: str, *arguments: Any) -> None:
-        try:
-            getattr(self._board(), method).remote(*arguments)
-        except (RayError, ValueError):
-            self._handle = None
-
-    def _ask(self, method: str, *arguments: Any) -> Any:
-        try:
-            return ray.get(getattr(self._board(), method).remote(*arguments), timeout=_TICK_S)
-        except (RayError, ValueError, TimeoutError):
-            self._handle = None
-            return None
-
-    def _board(self) -> Any:
-        if self._handle is None:
-            # Detached: a second run on this cluster must not lose the pace when the first one ends.
-            self._handle = (
-                ray.remote(Board)
-                .options(
-                    name=_BOARD,
-                    namespace=_NAMESPACE,
-                    lifetime="detached",
-                    get_if_exists=True,
-                    num_cpus=0,
-                    max_restarts=-1,
-                )
-                .remote(self.pace)
-            )
-        return self._handle
 
 
 def _cluster_slots(settings: RaySettings) -> int:

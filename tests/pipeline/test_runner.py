@@ -13,7 +13,8 @@ import ray
 from ray import cloudpickle
 
 from pipeline.lease import Lease, hold_lease
-from pipeline.runner import Board, PartContext, PartTask, RaySettings, _BoardDoor, connected, run_parts
+from pipeline.runner import PartContext, PartTask, RaySettings, connected, run_parts
+from pipeline.runner_board import Board, BoardDoor
 from pipeline.web.pace import HostLimits, HostOutcome, PaceClient, PaceRequest, PaceSettings
 from pipeline.web.pace_messages import HostAsk
 from schemas.errors import CircuitOpenError, PartError, ReconcileError
@@ -139,7 +140,7 @@ def test_a_stuck_part_is_ended_and_named(lease: Lease, monkeypatch: pytest.Monke
 
 
 async def test_the_pace_holds_when_the_board_is_killed() -> None:
-    door = _BoardDoor(PaceSettings())
+    door = BoardDoor(PaceSettings())
     client = PaceClient(door.exchange, "worker")
     limits = HostLimits(requests_per_second=20.0, concurrency=4, crawl_delay_s=0.0)
     times = []
