@@ -17,8 +17,11 @@ from pipeline.catalog import Catalog, CatalogSettings
 from pipeline.report_blocks import Chart, Fact, Facts, ReportSection, charts_of, page, percent, photos_of, share
 from pipeline.report_cars import cars, models, prices
 from pipeline.report_crawl import costs, funnel_section, politeness
+from pipeline.report_duplicates import duplicates_section
+from pipeline.report_filter import filter_section
 from pipeline.report_photos import thumbnails
 from pipeline.report_source import ReportSource, find_dataset
+from pipeline.report_splits import leak_section, splits_section
 from schemas.command import run_script, script_parser
 from schemas.manifest import Manifest
 from schemas.settings import Section, load_settings, operational
@@ -38,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 class ReportSettings(Section):
     """What the page shows; nothing else depends on it."""
 
-    audit_photos: int = operational(4000, "photos the leak audit takes at most, in whole groups", ge=1)
+    audit_photos: int = operational(1200, "photos the leak audit takes at most, in whole groups", ge=1)
 
 
 class _Settings(Section):
@@ -69,6 +72,10 @@ def report_sections(source: ReportSource, settings: ReportSettings) -> list[Repo
         prices(source),
         models(source),
         cars(source),
+        duplicates_section(source),
+        filter_section(source),
+        splits_section(source),
+        leak_section(source, most_photos=settings.audit_photos),
         politeness(source),
         costs(source),
     ]
@@ -95,7 +102,7 @@ def _facts(source: ReportSource) -> Facts:
         Fact("listings found", f"{found:,}", _of(found, ids)),
         Fact("photos stored", f"{stored:,}"),
         Fact("photos kept", f"{source.num_shown:,}", _of(source.num_shown, stored)),
-        Fact("listings with a kept photo", f"{source.num_listings:,}"),
+        Fact("listings of these", f"{source.num_listings:,}"),
     ]
     for row in source.rows(
         "SELECT split, count(*) AS n FROM shown WHERE split IS NOT NULL GROUP BY split ORDER BY n DESC"

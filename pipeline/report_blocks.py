@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, cast
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-Form = Literal["text", "count", "percent", "usd", "number", "seconds", "bytes"]
+Form = Literal["text", "count", "percent", "usd", "points", "seconds", "bytes"]
 MISSING = "\u2013"
 _TEMPLATES = Path(__file__).with_name("report_page")
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -175,8 +175,8 @@ def written(value: Any, form: Form = "text") -> str:
             return percent(float(value))
         case "usd":
             return f"${float(value):,.0f}"
-        case "number":
-            return f"{float(value):,.4g}" if abs(float(value)) < 1000 else f"{float(value):,.0f}"
+        case "points":
+            return f"{float(value):.1f}"
         case "seconds":
             return seconds(float(value))
         case "bytes":

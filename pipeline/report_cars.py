@@ -17,7 +17,7 @@ SELECT least(floor(price_usd / {PRICE_STEP_USD})::BIGINT, {PRICE_CAP_USD // PRIC
 FROM shown WHERE price_usd >= 0 GROUP BY ALL ORDER BY bin
 """
 _HIGH = """
-SELECT count(*) AS priced, count(*) FILTER (price_usd > $low) AS over_low,
+SELECT count(price_usd) AS priced, count(*) FILTER (price_usd > $low) AS over_low,
        count(*) FILTER (price_usd > $high) AS over_high,
        median(price_usd) AS median_usd FROM {table}
 """

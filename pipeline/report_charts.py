@@ -32,8 +32,9 @@ _TITLE_CHARS = {WIDE_PX: 84, NARROW_PX: 42}
 _MAX_LABEL_CHARS = 26
 # What the axes leave of a chart's width, and what a label takes of it.
 _MARGIN_PX, _LABEL_CHAR_PX, _LABEL_GAP_PX = 80, 8, 10
+_FONT = "DejaVu Sans"  # comes with matplotlib
 _STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": _FONT,
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.spines.top": False,
@@ -141,16 +142,31 @@ def _ranks(pen: Pen, labels: Sequence[str], counts: Sequence[float], notes: Sequ
 
 def groups(pen: Pen, labels: Sequence[str], series: Mapping[str, Sequence[float]]) -> None:
     """Draw bars of several series side by side, with a legend above."""
-    width = 0.84 / max(1, len(series))
+    width = _group_bar_width(series)
     for index, (name, values) in enumerate(series.items()):
-        offset = (index - (len(series) - 1) / 2) * width
-        places = [place + offset for place in range(len(labels))]
+        places = [place + _offset(index, series) for place in range(len(labels))]
         pen.axes.bar(places, values, width=width * 0.94, label=legible(name), color=SERIES[index % len(SERIES)])
     every = _labelled_every(labels, pen.width_px - _MARGIN_PX)
     pen.axes.set_xticks(range(0, len(labels), every), [legible(label) for label in labels[::every]])
     pen.axes.set_ylim(bottom=0)
     pen.axes.grid(visible=False, axis="x")
     legend_above(pen, len(series))
+
+
+def label_bars(pen: Pen, series: Mapping[str, Sequence[float]]) -> None:
+    """Write each bar's value, in whole numbers, over the bars of `groups`."""
+    for index, values in enumerate(series.values()):
+        for place, value in enumerate(values):
+            over = (place + _offset(index, series), value)
+            pen.axes.annotate(f"{value:.0f}", over, xytext=(0, 2), textcoords="offset points", ha="center")
+
+
+def _group_bar_width(series: Mapping[str, Sequence[float]]) -> float:
+    return 0.84 / max(1, len(series))
+
+
+def _offset(index: int, series: Mapping[str, Sequence[float]]) -> float:
+    return (index - (len(series) - 1) / 2) * _group_bar_width(series)
 
 
 def legend_above(pen: Pen, entries: int) -> None:
@@ -167,9 +183,13 @@ def legend_above(pen: Pen, entries: int) -> None:
 
 def legible(text: str) -> str:
     """Cut a label to what a chart has room for, in characters that its font has."""
-    known = get_font(findfont(FontProperties(family="DejaVu Sans"))).get_charmap()
-    kept = "".join(c if ord(c) in known and c.isprintable() else "?" for c in text)
+    kept = _in_font(text)
     return kept if len(kept) <= _MAX_LABEL_CHARS else f"{kept[: _MAX_LABEL_CHARS - 3]}..."
+
+
+def _in_font(text: str) -> str:
+    known = get_font(findfont(FontProperties(family=_FONT))).get_charmap()
+    return "".join(c if ord(c) in known and c.isprintable() else "?" for c in text)
 
 
 def thousands(value: float, _position: int | None = None) -> str:
@@ -196,7 +216,7 @@ def _count_axis(axes: Axes, *, vertical: bool) -> None:
 
 def _figure(title: str, draw: Callable[[Pen], None], width_px: int, height_px: int) -> Figure:
     figure = Figure(figsize=(width_px / _CSS_PX_PER_INCH, height_px / _CSS_PX_PER_INCH), layout="constrained")
-    wrapped = textwrap.fill(title, _TITLE_CHARS[width_px])
+    wrapped = textwrap.fill(_in_font(title), _TITLE_CHARS[width_px])
     figure.suptitle(wrapped, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     draw(Pen(figure.subplots(), width_px))
     return figure
