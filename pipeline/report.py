@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.catalog import Catalog, CatalogSettings
 from pipeline.report_blocks import Chart, Fact, Facts, ReportSection, charts_of, page, percent, photos_of, share
 from pipeline.report_cars import cars, models, prices
+from pipeline.report_conflicts import conflicts_section
 from pipeline.report_crawl import costs, funnel_section, politeness
 from pipeline.report_duplicates import duplicates_section
 from pipeline.report_filter import filter_section
@@ -73,6 +74,7 @@ def report_sections(source: ReportSource, settings: ReportSettings) -> list[Repo
         models(source),
         cars(source),
         duplicates_section(source),
+        conflicts_section(source),
         filter_section(source),
         splits_section(source),
         leak_section(source, most_photos=settings.audit_photos),

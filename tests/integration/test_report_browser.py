@@ -114,6 +114,7 @@ def test_screenshots_show_the_top_of_the_page(
     width_px, height_px = SHOTS[name]
     browser = open_browser(width_px, height_px)
     browser.get(page.as_uri())
+    browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
     clip = {"x": 0, "y": 0, "width": width_px, "height": height_px, "scale": 1}
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "clip": clip})
     out = Path(os.environ.get("FORECOURT_REPORT_SHOTS", tmp_path)) / name

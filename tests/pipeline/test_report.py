@@ -15,9 +15,7 @@ from tests.pipeline.reported import HOSTILE_MAKE, crawled, curated, deduplicated
 from tests.pipeline.roots import new_root
 
 MAX_PAGE_BYTES = 8_000_000
-ANCHORS = [
-    *("funnel", "prices", "models", "cars", "duplicates", "junk-filter", "splits", "leak-audit", "politeness", "costs"),
-]
+ANCHORS = "funnel prices models cars duplicates conflicts junk-filter splits leak-audit politeness costs".split()
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +121,14 @@ def test_duplicates_are_shown_with_the_kept_one_first(page: html.HtmlElement) ->
     marks = [[mark.text_content() for mark in row.find_class("mark")] for row in rows]
     assert marks.count(["kept", "dropped: exact_duplicate"]) == 4
     assert ["dropped: stock_photo"] * 5 in marks
+
+
+def test_pictures_in_listings_that_disagree_are_shown_as_conflicts(page: html.HtmlElement) -> None:
+    # Each tenth listing shows a photo of the one before it, another make for another price.
+    assert rows_of(page, "conflicts", "Clusters whose listings disagree") == [["make, model, price", "4", "8"]]
+    rows = page.get_element_by_id("conflicts").find_class("row")
+    assert [len(row.find_class("photo")) for row in rows] == [2, 2, 2, 2]
+    assert "Another make, model, price in 2 listings" in words_of(page, "conflicts")
 
 
 def test_the_filter_shows_threshold_bound_and_the_labels_that_contradict_it(page: html.HtmlElement) -> None:
