@@ -135,7 +135,7 @@ def _ranks(pen: Pen, labels: Sequence[str], counts: Sequence[float], notes: Sequ
     note_px = max(map(len, notes)) * _LABEL_CHAR_PX
     pen.axes.set_xlim(0, max([*counts, 1e-9]) / max(0.25, 1 - note_px / (pen.width_px - taken_px)))
     for place, count, note in zip(places, counts, notes, strict=True):
-        pen.axes.annotate(note, (count, place), xytext=(4, 0), textcoords="offset points", va="center")
+        pen.axes.annotate(_in_font(note), (count, place), xytext=(4, 0), textcoords="offset points", va="center")
     _count_axis(pen.axes, vertical=False)
     pen.axes.xaxis.set_major_locator(MaxNLocator(3 if pen.narrow else 5, integer=max(counts) > 2))
 

@@ -1,7 +1,7 @@
 """What a report reads: the catalog, the published data set where there is one, and the photos the report is about.
 
-The photos reported on are the table `shown`: those of the data set or, before one is published, the stored photos that
-duplicates and the filter leave so far.
+The photos reported on are the table `shown`: those of the data set or, before one is published, those that would be
+kept as things stand: the view `outcomes` says which.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,10 @@ FROM published d LEFT JOIN listings l USING (site, listing_id)
 """
 _SO_FAR = """
 CREATE OR REPLACE TEMP TABLE shown AS
-SELECT p.key, p.part, NULL::VARCHAR AS split, NULL::VARCHAR AS group_id, p.site, p.listing_id, l.make, l.model, l.year,
+SELECT o.key, o.part, NULL::VARCHAR AS split, NULL::VARCHAR AS group_id, o.site, o.listing_id, l.make, l.model, l.year,
        l.price_usd, l.odometer_mi, NULL::SMALLINT AS price_bin, l.make || ' ' || l.model AS make_model,
        lower(trim(l.exterior_color)) AS colour
-FROM photos p JOIN listings l USING (site, listing_id) LEFT JOIN duplicates d USING (key) LEFT JOIN scores s USING (key)
-WHERE p.outcome = 'stored' AND coalesce(d.kept, true) AND s.drop_reason IS NULL
+FROM outcomes o JOIN listings l USING (site, listing_id) WHERE o.outcome = 'kept'
 """
 
 
@@ -45,6 +44,7 @@ class ReportSource:
     def __init__(self, root: Root, catalog: Catalog, dataset: Manifest | None) -> None:
         self.root, self.catalog, self.dataset = root, catalog, dataset
         if dataset is None:
+            catalog.query("SELECT key FROM outcomes LIMIT 0")  # which makes the view
             catalog.execute(_SO_FAR)
         else:
             catalog.load("published", rows_reader(root, dataset))
