@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.errors import UsageError
-from schemas.receipts import inputs_fingerprint, read_receipts
+from schemas.receipts import inputs_fingerprint, read_receipt, read_receipts
 from schemas.storage import Root
 from schemas.tables import EMBEDDINGS_FOLDER, embeddings_schema
 
@@ -53,6 +53,13 @@ def read_embeddings(root: Root, encoder: str) -> Iterator[tuple[list[str], NDArr
     require_embeddings(root, encoder)
     folder = embeddings_folder(encoder)
     return (_read_part(root, receipt.file(folder)) for receipt in read_receipts(root, embed_stage(encoder)))
+
+
+def part_embeddings(root: Root, encoder: str, part: str) -> tuple[list[str], NDArray[np.float16]]:
+    """Give one part's keys and embeddings; none where the part is not embedded."""
+    if (receipt := read_receipt(root, embed_stage(encoder), part)) is None:
+        return [], np.empty((0, 0), np.float16)
+    return _read_part(root, receipt.file(embeddings_folder(encoder)))
 
 
 def embeddings_fingerprint(root: Root, encoder: str) -> str:

@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv
 
 CONFIDENCE = 0.95
@@ -63,6 +63,13 @@ def labels_needed(max_fnr: float, errors: int = 0, confidence: float = CONFIDENC
         else:
             high = middle
     return high
+
+
+def stretched_sizes(listing_sizes: ArrayLike, num_listings: int) -> NDArray[np.int64]:
+    """Return the sizes of another number of listings that are distributed as these."""
+    sizes = np.sort(np.asarray(listing_sizes, dtype=np.int64))
+    stretched: NDArray[np.int64] = sizes[np.arange(num_listings) * len(sizes) // num_listings]
+    return stretched
 
 
 def listing_of(key: str) -> str:
