@@ -4,12 +4,14 @@ A false negative is a keeper that the filter drops; the rate is by photo. Photos
 dealer, light and banner), so a listing counts once: one of its labelled keepers, chosen blindly, speaks for it. The
 threshold is the (errors + 1)-th largest score of these, and the number of errors is set before any score is seen.
 
-Let r_i be the chance that listing i's photo scores above t. With independent listings, too low a threshold needs at
-most `errors` of them above the t where the rate is the bound. That chance is the binomial's at most (Hoeffding, 1956),
-so with 95 % confidence the r_i add up to no more than n times the bound of Clopper and Pearson (1934), which for an
-order statistic is that of Wilks (1941): the same beta quantile. How the listings that fail differ in size is not known:
-the bound takes the largest ones. With one keeper a listing it is Clopper and Pearson's, and it holds whatever photos
-of a listing have in common and however the rate depends on its size.
+Let r_i be the chance that the photo of listing i, which has m_i labelled keepers, scores above t. The rate by photo
+above t is sum(m_i r_i) / sum(m_i). Where the threshold is too low, at most `errors` of the listings score above the t
+whose rate is the bound; that chance is the binomial's of the same sum(r_i) at most (Hoeffding, 1956), so with 95 %
+confidence sum(r_i) is no more than n times the bound of Clopper and Pearson (1934), which for an order statistic is
+that of Wilks (1941): the same beta quantile. From listings to photos: sum(m_i r_i) <= sum(r_i) sum(m_i^2) / sum(m_i)
+where r_i grows with m_i in proportion at most (Chebyshev's sum inequality). So the bound is theirs times Kish's (1965)
+factor of unequal weights, n sum(m_i^2) / sum(m_i)^2, which is 1 with one keeper a listing. It holds however alike the
+photos of a listing are.
 """
 
 import hashlib
@@ -38,14 +40,12 @@ def upper_fnr(errors: int, listing_sizes: ArrayLike, confidence: float = CONFIDE
     `errors` of the listings' photos score above the threshold, a number fixed before the scores were seen (or at least
     as large as that of the threshold used); `listing_sizes` are the labelled keepers of each listing.
     """
-    sizes = np.sort(np.asarray(listing_sizes, dtype=np.float64))[::-1]
-    if errors >= len(sizes):
+    sizes = np.asarray(listing_sizes, dtype=np.float64)
+    # Hoeffding's inequality asks for an expected number above errors + 1; it holds but for the last few errors.
+    if errors >= len(sizes) - 1:
         return 1.0
-    failing = len(sizes) * upper_rate(errors, len(sizes), confidence)
-    if not errors + 1 <= failing < len(sizes):  # what Hoeffding's inequality asks for
-        return 1.0
-    whole = int(failing)
-    return float((sizes[:whole].sum() + (failing - whole) * sizes[whole]) / sizes.sum())
+    unequal = len(sizes) * float(np.square(sizes).sum()) / float(sizes.sum()) ** 2
+    return min(1.0, upper_rate(errors, len(sizes), confidence) * unequal)
 
 
 def labels_needed(max_fnr: float, errors: int = 0, confidence: float = CONFIDENCE) -> int:
