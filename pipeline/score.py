@@ -10,7 +10,7 @@ filter (npz), its figures (JSON), its plots (PNG), and the labels with out-of-fo
 disagree with the filter stand first, for another look.
 
     python pipeline/score.py --root data
-    python pipeline/score.py --root data --set score.max_fnr=0.02
+    python pipeline/score.py --root data --set score.max_fnr=0.02 --set score.prove=true
     python pipeline/score.py --root data --set embed.encoder=open_clip:ViT-B-16/openai
 
 With no labels, or too few, it marks nothing and says what is needed. Running again does nothing where neither labels,
@@ -73,6 +73,7 @@ class ScoreSettings(Section):
     """What the filter may lose."""
 
     max_fnr: float = result(0.01, "share of keepers that may be dropped at most", gt=0, lt=0.5)
+    prove: bool = result(False, "a threshold so careful that the bound itself keeps to max_fnr, where labels suffice")
     device: str | None = operational(None, "cpu or cuda; None is cuda where there is one")
 
 
@@ -210,7 +211,7 @@ def _fit(
     from pipeline.score_judge import judged_filter
     from pipeline.score_plots import plot_confusion, plot_curve
 
-    judged = judged_filter(rows, embeddings, max_fnr=settings.max_fnr, encoder=encoder)
+    judged = judged_filter(rows, embeddings, max_fnr=settings.max_fnr, encoder=encoder, prove=settings.prove)
     figures = judged.figures
     write_filter(judged.junk_filter, writer.stage_path(record.FOLDER, record.ARRAYS))
     shares = {name: figures[name] for name in ("fnr", "junk_removed", "max_fnr")}

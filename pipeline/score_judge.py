@@ -30,7 +30,12 @@ class Judged:
 
 
 def judged_filter(
-    rows: Sequence[Mapping[str, Any]], embeddings: NDArray[np.float16], *, max_fnr: float, encoder: str
+    rows: Sequence[Mapping[str, Any]],
+    embeddings: NDArray[np.float16],
+    *,
+    max_fnr: float,
+    encoder: str,
+    prove: bool = False,
 ) -> Judged:
     """Fit a filter to labels (`key, label, junk_type, sampled_by`) in order of key and their embeddings (N, D)."""
     labelled = Labelled(
@@ -40,7 +45,7 @@ def judged_filter(
         sampled_by=[row["sampled_by"] for row in rows],
     )
     fit = fit_filter(embeddings, labelled.is_junk, labelled.listings, encoder=encoder)
-    chosen = choose_threshold(labelled, fit.out_of_fold, max_fnr=max_fnr)
+    chosen = choose_threshold(labelled, fit.out_of_fold, max_fnr=max_fnr, prove=prove)
     table = _table(labelled, fit.out_of_fold, chosen.threshold)
     figures = {
         **as_figures(chosen),
@@ -86,6 +91,10 @@ def _message(figures: Mapping[str, Any]) -> str:
     removed = f"{figures['junk_removed']:.1%} of the labelled junk is dropped and {figures['fnr']:.2%} of the keepers"
     if bound is None:
         return f"{removed}; no keeper was sampled at random, so nothing is known of the others: {needed:,} would tell"
-    proved = f"{figures['max_fnr']:.2%} is proved" if bound <= figures["max_fnr"] else f"{needed:,} such prove it"
+    enough = figures["random_keepers"] >= needed
+    how = "score.prove=true would prove it" if enough else f"{needed:,} such prove it, with score.prove=true"
+    proved = (
+        f"{figures['max_fnr']:.2%} is proved" if bound <= figures["max_fnr"] else f"of {figures['max_fnr']:.2%}: {how}"
+    )
     listings = f"{figures['random_keepers']:,} keepers of {figures['random_listings']:,} listings sampled at random"
     return f"{removed}; with 95 % confidence at most {bound:.2%} ({listings}; {proved})"

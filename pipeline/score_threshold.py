@@ -5,8 +5,8 @@ wanted false-negative rate in three ways, each an order statistic whose rank is 
 
 * of all keepers sampled at random, so that the expected rate is at most the wanted one: rank e + 1 with
   (e + 1) / (n + 1) <= max_fnr, the largest score where n is too small for any;
-* of one keeper a listing, on which the upper bound rests (see fnr_bound.py): the largest rank whose bound proves the
-  wanted rate, and the expected rate as above where there are too few listings to prove it;
+* of one keeper a listing, on which the upper bound rests (see fnr_bound.py): the rank as above; or, where the wanted
+  rate is to be proved and there are enough listings, the largest rank whose bound proves it;
 * of all labelled keepers, only where those sampled at random are too few to say anything of such a rate.
 """
 
@@ -59,14 +59,14 @@ class Threshold:
     random_listings: int
 
 
-def choose_threshold(labelled: Labelled, scores: Floats, *, max_fnr: float) -> Threshold:
+def choose_threshold(labelled: Labelled, scores: Floats, *, max_fnr: float, prove: bool = False) -> Threshold:
     """Choose the threshold from out-of-fold scores (N,)."""
     keepers, is_random = ~labelled.is_junk, labelled.is_random
     sampled = keepers & is_random
     sizes, speakers = _by_listing(labelled, scores, sampled)
     claimed = sampled if sampled.any() else keepers
     ranked = [(scores[claimed], expected_errors(int(claimed.sum()), max_fnr))]
-    errors = provable_errors(sizes, max_fnr)
+    errors = (provable_errors if prove else _expected_by_listing)(sizes, max_fnr)
     if len(speakers):
         ranked.append((speakers, errors))
     if (len(speakers) + 1) * max_fnr < 1:
@@ -91,8 +91,12 @@ def expected_errors(num_units: int, max_fnr: float) -> int:
 
 def provable_errors(sizes: Sequence[int], max_fnr: float) -> int:
     """Return how many listings may speak against the filter: as many as still prove the rate, if any do."""
-    most = expected_errors(len(sizes), max_fnr)
+    most = _expected_by_listing(sizes, max_fnr)
     return next((errors for errors in range(most, -1, -1) if upper_fnr(errors, sizes) <= max_fnr), most)
+
+
+def _expected_by_listing(sizes: Sequence[int], max_fnr: float) -> int:
+    return expected_errors(len(sizes), max_fnr)
 
 
 def keepers_to_prove(sizes: Sequence[int], max_fnr: float) -> int:
