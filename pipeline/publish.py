@@ -22,6 +22,8 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -262,22 +264,29 @@ def _write_rows(
     """Write sorted rows as Parquet files of a million each; return them by name."""
     mark = "" if writer.generation == 1 else f".g{writer.generation}"
     files: dict[str, Path] = {}
-    file: pq.ParquetWriter | None = None
-    num_rows = 0
-    try:
-        for batch in batches:
-            if file is None or num_rows >= _ROWS_PER_FILE:
-                if file is not None:
-                    file.close()
-                name = f"{folder}/{len(files):05d}{mark}.parquet"
-                files[name] = writer.stage_file(name)
-                file, num_rows = pq.ParquetWriter(files[name], schema, compression="zstd"), 0
-            file.write_batch(require_shape(batch, schema))
-            num_rows += batch.num_rows
-    finally:
-        if file is not None:
-            file.close()
+    for number, rows in _cut(batches):
+        name = f"{folder}/{number:05d}{mark}.parquet"
+        files[name] = writer.stage_file(name)
+        with pq.ParquetWriter(files[name], schema, compression="zstd") as file:
+            for batch in rows:
+                file.write_batch(require_shape(batch, schema))
     return {name: FileEntry(bytes=path.stat().st_size, sha256=file_sha256(path)) for name, path in files.items()}
+
+
+def _cut(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, Iterator[pa.RecordBatch]]]:
+    """Cut rows into files, wherever batches end: the number of each, and its rows, to be read before the next."""
+
+    def slices() -> Iterator[tuple[int, pa.RecordBatch]]:
+        done = 0
+        for batch in batches:
+            start = 0
+            while start < batch.num_rows:
+                room = min(_ROWS_PER_FILE - done % _ROWS_PER_FILE, batch.num_rows - start)
+                yield done // _ROWS_PER_FILE, batch.slice(start, room)
+                start, done = start + room, done + room
+
+    for number, rows in groupby(slices(), key=itemgetter(0)):
+        yield number, map(itemgetter(1), rows)
 
 
 def _remove_leftovers(root: Root) -> None:

@@ -34,7 +34,7 @@ COLUMNS = {
     "width_px": "width of the JPEG",
     "height_px": "height of the JPEG",
 }
-# The part of Croissant's context that this description uses; see docs.mlcommons.org/croissant/docs/croissant-spec.html.
+# Croissant's own context, which readers want whole; see docs.mlcommons.org/croissant/docs/croissant-spec.html.
 _CONTEXT = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -45,6 +45,7 @@ _CONTEXT = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -60,10 +61,12 @@ _CONTEXT = {
     "parentField": "cr:parentField",
     "path": "cr:path",
     "recordSet": "cr:recordSet",
+    "rai": "http://mlcommons.org/croissant/RAI/",
     "references": "cr:references",
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",
@@ -115,14 +118,15 @@ def croissant(manifest: Manifest) -> str:
         }
         for name in manifest.files_of("photos")
     ]
+    # Beside this description the files are a set by their names; each of them is there once more with its checksum.
     rows = {
         "@type": "cr:FileSet",
         "@id": "photo-rows",
         "name": "photo-rows",
-        "containedIn": [{"@id": file["@id"]} for file in files],
         "encodingFormat": _PARQUET,
         "includes": "photos/*.parquet",
     }
+    source = {"fileSet": {"@id": rows["@id"]}}
     fields = [
         {
             "@type": "cr:Field",
@@ -130,7 +134,7 @@ def croissant(manifest: Manifest) -> str:
             "name": field.name,
             "description": COLUMNS[field.name],
             "dataType": _croissant_type(field.type),
-            "source": {"fileSet": {"@id": "photo-rows"}, "extract": {"column": field.name}},
+            "source": {**source, "extract": {"column": field.name}},
         }
         for field in DATASET_PHOTOS
     ]

@@ -24,7 +24,7 @@ _MOVED = """
 SELECT a_photos.split || ' to ' || b_photos.split AS why, count(*) AS n
 FROM a_photos JOIN b_photos USING (key) WHERE a_photos.split <> b_photos.split GROUP BY why ORDER BY why
 """
-# Classes are compared by name, since ids follow the vocabulary.
+# Makes and models are compared by name: their ids follow the vocabulary.
 _CHANGED = """
 SELECT count(*) FILTER (a.price_bin IS DISTINCT FROM b.price_bin) AS price_bin,
        count(*) FILTER (a.make_model IS DISTINCT FROM b.make_model) AS make_model,
