@@ -80,7 +80,7 @@ class LabelSettings(Section):
         0.01, "share of keepers dropped that the labels shall prove; score.max_fnr", gt=0, lt=1
     )
     junk_types: tuple[str, ...] = operational(
-        ("interior", "gauges", "wheel", "engine", "boot", "detail", "paper", "placeholder", "other"),
+        ("interior", "gauges", "wheel", "seats", "engine", "key", "boot", "paper", "other"),
         "kinds of junk with a key of their own, 1 to 9",
         max_length=9,
     )
