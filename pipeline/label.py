@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 import uvloop
 from aiohttp import web
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 from yarl import URL
 
 from pipeline.catalog import CatalogSettings
@@ -87,15 +87,25 @@ class LabelSettings(Section):
     seed: str | None = operational(None, "what random draws come from; None is another in each session")
 
 
-class _Settings(Section):
+class _EmbedSettings(Section):
+    """Whose embeddings a text is compared with; how they are made is for pipeline/embed.py to check."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    encoder: str = operational(DEFAULT_ENCODER, "an encoder that reads text where photos are chosen by text")
+    weights: str | None = operational(None, "file of its weights; None is the encoder's own way to them")
+
+
+class Settings(Section):
     """The sections this script reads."""
 
     label: LabelSettings = LabelSettings()
+    embed: _EmbedSettings = _EmbedSettings()
     catalog: CatalogSettings = CatalogSettings()
 
 
 def _run(args: argparse.Namespace) -> Mapping[str, Any] | None:
-    settings = load_settings(_Settings, config=args.config, sets=args.sets)
+    settings = load_settings(Settings, config=args.config, sets=args.sets)
     labeller = None if args.labeller is None else clean_name(args.labeller)
     if args.labeller is not None and labeller is None:
         raise UsageError(f"--labeller {args.labeller!r} is no name of up to {MAX_NAME_CHARS} characters")
@@ -104,7 +114,7 @@ def _run(args: argparse.Namespace) -> Mapping[str, Any] | None:
         if args.import_file is None and args.export_file is None:
             index = PhotoIndex(root, settings.catalog)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_serve(_Page(root, store, index, settings, labeller, args.host), args.host, args.port))
+                runner.run(_serve(LabelPage(root, store, index, settings, labeller, args.host), args.host, args.port))
             return None
         if args.import_file is not None:
             index = PhotoIndex(root, settings.catalog)
@@ -116,7 +126,7 @@ def _run(args: argparse.Namespace) -> Mapping[str, Any] | None:
         return store.counts()
 
 
-async def _serve(page: "_Page", host: str, port: int) -> None:
+async def _serve(page: "LabelPage", host: str, port: int) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
@@ -134,11 +144,11 @@ async def _serve(page: "_Page", host: str, port: int) -> None:
         await runner.cleanup()
 
 
-class _Page:
+class LabelPage:
     """The page's answers."""
 
     def __init__(
-        self, root: Root, store: LabelStore, index: PhotoIndex, settings: _Settings, labeller: str | None, host: str
+        self, root: Root, store: LabelStore, index: PhotoIndex, settings: Settings, labeller: str | None, host: str
     ) -> None:
         self._store, self._index, self._settings, self._labeller, self._host = (
             store,
