@@ -30,6 +30,8 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from pipeline.funnel import funnel
+from pipeline.label_rows import FOLDER as LABELS_FOLDER
+from pipeline.label_rows import read_labels
 from pipeline.photo_outcomes import outcomes_sql, unreadable_photos
 from pipeline.tabular import FORMATS, render
 from schemas.command import EXIT_FAILED, run_script, script_parser
@@ -142,7 +144,11 @@ class Catalog:
             try:
                 self._connection = _connect(settings, self._temp_folder)
                 for folder in SCHEMAS:
-                    self._add_view(root, folder, named.get(folder, ()))
+                    if folder == LABELS_FOLDER and files is None:
+                        # A labelling page replaces its file at each click: the rows are taken now, they are few.
+                        self._connection.register(folder, read_labels(root))
+                    else:
+                        self._add_view(root, folder, named.get(folder, ()))
                 # How wide an encoder's embeddings are stands in its files alone.
                 for folder in (folder for folder, names in named.items() if names and folder not in SCHEMAS):
                     self._add_view(root, folder, named[folder])

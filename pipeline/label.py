@@ -35,9 +35,9 @@ from pipeline.embeddings import DEFAULT_ENCODER
 from pipeline.label_csv import MAX_NAME_CHARS, clean_name, export_labels, import_labels
 from pipeline.label_guard import content_policy, is_own_request
 from pipeline.label_messages import Click, Next, Undo, picture_fields, row_fields
-from pipeline.label_prompt import text_ranking
+from pipeline.label_prompt import load_text_encoder, text_ranking
 from pipeline.label_queue import PhotoIndex, QueueError, Queues
-from pipeline.label_rows import IMPORT, SAMPLINGS
+from pipeline.label_rows import IMPORT, LABEL_VALUES, SAMPLINGS, label_rows, read_labels, settled_labels
 from pipeline.label_store import LabelStore, open_store
 from pipeline.same_picture import StoredPhotos
 from schemas.command import run_script, script_parser
@@ -110,20 +110,20 @@ def _run(args: argparse.Namespace) -> Mapping[str, Any] | None:
     if args.labeller is not None and labeller is None:
         raise UsageError(f"--labeller {args.labeller!r} is no name of up to {MAX_NAME_CHARS} characters")
     root = Root.open(args.root)
-    with open_store(root) as store:
-        if args.import_file is None and args.export_file is None:
+    if args.import_file is None and args.export_file is None:
+        with open_store(root) as store, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             index = PhotoIndex(root, settings.catalog)
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_serve(LabelPage(root, store, index, settings, labeller, args.host), args.host, args.port))
-            return None
-        if args.import_file is not None:
-            index = PhotoIndex(root, settings.catalog)
-            by = labeller or IMPORT
+            runner.run(_serve(LabelPage(root, store, index, settings, labeller, args.host), args.host, args.port))
+        return None
+    if args.import_file is not None:
+        with open_store(root) as store:
+            index, by = PhotoIndex(root, settings.catalog), labeller or IMPORT
             num = import_labels(args.import_file, store, index, sampled_by=args.sampled_by, labeller=by)
-            log.info("event=imported file=%s new=%d", args.import_file, num)
-        if args.export_file is not None:
-            export_labels(args.export_file, store.all_rows())
-        return store.counts()
+        log.info("event=imported file=%s new=%d", args.import_file, num)
+    if args.export_file is not None:
+        export_labels(args.export_file, label_rows(read_labels(root)))
+    labels = settled_labels(root)["label"].to_pylist()
+    return {"labels": len(labels), **{label: labels.count(label) for label in LABEL_VALUES}}
 
 
 async def _serve(page: "LabelPage", host: str, port: int) -> None:
@@ -158,7 +158,8 @@ class LabelPage:
             host,
         )
         seed = settings.label.seed or store.token
-        rank = text_ranking(root, index, DEFAULT_ENCODER, object)
+        embed = settings.embed
+        rank = text_ranking(root, index, embed.encoder, lambda: load_text_encoder(embed.encoder, embed.weights))
         self._queues = Queues(root, index, store.rows_of, seed, rank, settings.catalog)
         self._photos = StoredPhotos(root)
         # Each is used by one thread at a time; choosing by a text is slow, and no click waits for it.

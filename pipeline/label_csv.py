@@ -5,7 +5,7 @@ all of them, a line for each label of each labeller, so that another root can im
 """
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,18 +54,22 @@ def import_labels(path: Path, store: LabelStore, index: PhotoIndex, *, sampled_b
     return len(fresh)
 
 
-def export_labels(path: Path, rows: Sequence[LabelRow]) -> None:
-    """Write all labels, whole or not at all."""
+def export_labels(path: Path, rows: Iterable[LabelRow]) -> None:
+    """Write all labels by photo, time and labeller: the whole file or none."""
     beside = path.with_name(f"{path.name}.tmp")
     try:
         with beside.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
-            writer.writerows([*row[:-1], row.labelled_at.isoformat()] for row in rows)
+            writer.writerows([*row[:-1], row.labelled_at.isoformat()] for row in sorted(rows, key=_export_order))
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise UsageError(f"cannot write {path}: {error.strerror}; name a file in a folder that is there") from error
+
+
+def _export_order(row: LabelRow) -> tuple[str, datetime, str, str]:
+    return row.key, row.labelled_at, row.labeller, row.label
 
 
 def clean_name(text: str) -> str | None:

@@ -23,6 +23,20 @@ class TextEncoder(Protocol):
         """Return (N, D) vectors of L2 norm 1."""
 
 
+def load_text_encoder(encoder: str, weights: str | None) -> object:
+    """Load an encoder by name, whether it reads text or not.
+
+    Raises:
+        QueueError: the libraries of encoders are not installed.
+    """
+    try:
+        # Here, since the page needs it for texts alone, it takes seconds, and crawling alone installs no torch.
+        from pipeline.embed import load_encoder
+    except ModuleNotFoundError as error:
+        raise QueueError(f"choosing by text needs {error.name}: pip install 'forecourt[embed]'") from error
+    return load_encoder(encoder, weights=weights)
+
+
 def text_ranking(root: Root, index: PhotoIndex, encoder: str, load: Callable[[], object]) -> TextRanking:
     """Return a function from a text to the cosine similarity of each photo of the index; NaN where it has none."""
     loaded: list[object] = []

@@ -113,11 +113,6 @@ class LabelStore:
         """Return all labels of a photo, of every labeller."""
         return self._by_key.get(key, ())
 
-    def all_rows(self) -> list[LabelRow]:
-        """Return all labels by photo, time and labeller."""
-        rows = [row for rows in self._by_key.values() for row in rows]
-        return sorted(rows, key=lambda row: (row.key, row.labelled_at, row.labeller, row.label))
-
     def last_click(self, labeller: str) -> LabelRow | None:
         """Return the label that this labeller gave last on the page."""
         clicked = self._clicked_by.get(labeller)

@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from pipeline.label import MAX_BODY_BYTES, LabelPage, Settings, main
 from pipeline.label_queue import PhotoIndex
 from pipeline.label_rows import label_rows, read_labels
-from pipeline.label_store import LabelStore
+from pipeline.label_store import LabelStore, open_store
 from schemas.storage import Root
 from tests.pipeline.roots import Listing, new_root, noise, write_part
 
@@ -183,6 +183,17 @@ def test_labels_go_out_and_come_in_again_and_a_second_time_changes_nothing(
     assert main(["--root", root.text, "--import", str(tmp_path / "out.csv")]) == 0
     assert last_line(capsys) == counts
     assert read_labels(root).num_rows == 3
+
+
+def test_labels_can_be_exported_while_the_page_is_open_and_imported_when_it_is_not(
+    root: Root, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_store(root) as store:
+        store.label(ID, key=KEYS[0], label="junk", junk_type=None, sampled_by="random", labeller="ann")
+        assert main(["--root", root.text, "--export", str(tmp_path / "out.csv")]) == 0
+        assert last_line(capsys)["junk"] == 1
+        assert main(["--root", root.text, "--import", str(tmp_path / "out.csv")]) == 1
+        assert "is alive; wait for it, or end it" in last_line(capsys)["error"]
 
 
 def test_a_file_with_a_mistake_imports_nothing_and_ends_as_misuse(

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.label_csv import COLUMNS, export_labels, import_labels
 from pipeline.label_queue import PhotoIndex
-from pipeline.label_rows import settled_labels
+from pipeline.label_rows import label_rows, read_labels, settled_labels
 from pipeline.label_store import LabelStore
 from schemas.errors import UsageError
 from schemas.storage import Root
@@ -90,9 +90,8 @@ def test_a_file_that_is_not_there_is_named(root: Root, tmp_path: Path) -> None:
 def test_an_export_carries_all_that_another_root_needs(root: Root, tmp_path: Path) -> None:
     imported(root, f"key,label\n{KEYS[0]},keep\n{KEYS[1]},junk\n", sampled_by="random", labeller="ann")
     imported(root, f"key,label,junk_type\n{KEYS[0]},junk,wheel\n", labeller="Bob, the second")
-    store = LabelStore(root, token="run", fence=lambda: None)
     file = tmp_path / "out.csv"
-    export_labels(file, store.all_rows())
+    export_labels(file, label_rows(read_labels(root)))
     assert file.read_text(encoding="utf-8").splitlines()[0] == ",".join(COLUMNS)
     other = new_root(tmp_path / "other")
     write_part(other, "demo-0", [Listing("1", [noise(1), noise(2), noise(3)])])

@@ -1,10 +1,10 @@
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from pipeline import label_store
-from pipeline.label_rows import LabelRow, settled_labels
+from pipeline.catalog import Catalog
+from pipeline.label_rows import LabelRow, read_labels, settled_labels
 from pipeline.label_store import LabelStore, open_store
 from pipeline.verify import verify
 from schemas.errors import LeaseError
@@ -28,10 +28,6 @@ def settled(root: Root) -> dict[str, str]:
     return dict(zip(table["key"].to_pylist(), table["label"].to_pylist(), strict=True))
 
 
-def labels_of(rows: Sequence[LabelRow]) -> list[tuple[str, str]]:
-    return [(row.key, row.label) for row in rows]
-
-
 def test_a_click_is_on_disk_when_it_is_answered(tmp_path: Path) -> None:
     root = new_root(tmp_path)
     store = a_store(root)
@@ -47,7 +43,7 @@ def test_a_click_sent_again_is_stored_once_also_by_the_run_after_a_kill(tmp_path
     assert click(store, 1, "junk") == first
     after = a_store(root, token="run2")
     assert click(after, 1, "junk") == first
-    assert len(a_store(root).all_rows()) == 1
+    assert read_labels(root).num_rows == 1
 
 
 def test_the_latest_label_counts_and_an_undo_brings_the_one_before_back(tmp_path: Path) -> None:
@@ -144,5 +140,16 @@ def test_labels_have_one_owner_and_what_a_killed_run_left_goes(tmp_path: Path) -
         with pytest.raises(LeaseError, match="stage label"), open_store(root):
             pass
     with open_store(root) as store:
-        assert labels_of(store.all_rows()) == [(KEYS[0], "keep")]
+        assert store.counts()["keep"] == 1
     assert len(root.list("labels")) == 1
+
+
+def test_a_catalog_keeps_the_labels_it_was_opened_with_while_people_click(tmp_path: Path) -> None:
+    root = new_root(tmp_path)
+    store = a_store(root)
+    click(store, 1, "keep")
+    with Catalog(root) as catalog:
+        click(store, 2, "junk", key=KEYS[1])
+        assert catalog.query("SELECT label FROM labels")["label"].to_pylist() == ["keep"]
+    with Catalog(root) as catalog:
+        assert catalog.query("SELECT count(*) AS n FROM labels")["n"].to_pylist() == [2]
