@@ -19,6 +19,7 @@ nor the settings have changed. Last line: `photos` (stored) = `kept` + `exact_dr
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -39,8 +40,8 @@ from schemas.settings import Section, load_settings, result, result_settings
 from schemas.storage import Root
 from schemas.tables import DUPLICATES, EDGES
 
-STAGE = "dedup"
-_FOLDERS = ("duplicates", "edges/hash")
+# The duplicates of a root have a receipt of their own: other tiers than the hashes' will write them too.
+STAGE, CLUSTERS_STAGE = "dedup", "duplicates"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,15 +81,26 @@ def dedup(root: Root, settings: DedupSettings, catalog: CatalogSettings | None =
         LeaseError: another run deduplicates this root.
     """
     started_s = time.monotonic()
-    receipt, unchanged = run_global_stage(
+    chosen = {"dedup": result_settings(settings)}
+    receipt, same_edges = run_global_stage(
         root,
         STAGE,
-        _FOLDERS,
+        ("edges/hash",),
         inputs=lambda: {"ingest": inputs_fingerprint(root)},
-        settings={"dedup": result_settings(settings)},
-        write=lambda writer: _write(root, writer, settings, catalog),
+        settings=chosen,
+        write=lambda writer: _edges(root, writer, catalog),
     )
-    return {**receipt.counts, "unchanged": unchanged, "seconds": round(time.monotonic() - started_s, 3)}
+    duplicates, same_duplicates = run_global_stage(
+        root,
+        CLUSTERS_STAGE,
+        ("duplicates",),
+        inputs=lambda: {"ingest": inputs_fingerprint(root), STAGE: inputs_fingerprint(root, (STAGE,))},
+        settings=chosen,
+        write=lambda writer: _duplicates(root, writer, settings, catalog),
+    )
+    unchanged = same_edges and same_duplicates
+    counts = {**receipt.counts, **duplicates.counts}
+    return {**counts, "unchanged": unchanged, "seconds": round(time.monotonic() - started_s, 3)}
 
 
 # Rows of 64-bit hashes fit memory where rows of hex would not; a collision only lets in a photo that turns out alone.
@@ -154,8 +166,9 @@ FROM ({_CLUSTERED}) WHERE cluster_id IS NOT NULL AND key <> best_key ORDER BY ke
 """
 
 
-def _write(root: Root, writer: PartWriter, settings: DedupSettings, limits: CatalogSettings | None) -> dict[str, int]:
-    """Write both tables and return the receipt's counts."""
+@contextmanager
+def _clustered(root: Root, limits: CatalogSettings | None) -> Iterator[Catalog]:
+    """Open the tables with the clusters of exact copies beside them."""
     with Catalog(root, limits) as catalog:
         _require_hashes(catalog)
         catalog.execute(_REPEATED)
@@ -163,18 +176,31 @@ def _write(root: Root, writer: PartWriter, settings: DedupSettings, limits: Cata
         _require_single(catalog)
         catalog.load("same", _same_pictures(root, catalog.query(_CONTENTS)))
         catalog.execute(_CLUSTERS)
+        yield catalog
+
+
+def _edges(root: Root, writer: PartWriter, limits: CatalogSettings | None) -> dict[str, int]:
+    """Write `edges/hash` and return the receipt's counts."""
+    with _clustered(root, limits) as catalog:
+        edges = _written(catalog.stream(_EDGE_ROWS), writer.stage_path("edges/hash"), EDGES)
+        num_edges = sum(batch.num_rows for batch in edges)
+        clusters = int(catalog.query("SELECT count(*) AS n FROM clusters")["n"][0].as_py())
+    return {"clusters": clusters, "edges": num_edges}
+
+
+def _duplicates(
+    root: Root, writer: PartWriter, settings: DedupSettings, limits: CatalogSettings | None
+) -> dict[str, int]:
+    """Write `duplicates` and return the receipt's counts."""
+    with _clustered(root, limits) as catalog:
         chosen = {"policy": settings.policy, "stock_listings": settings.stock_listings}
         rows = chain(catalog.stream(_ALONE_ROWS), catalog.stream(_MEMBER_ROWS, chosen))
         reasons = Counter[str | None]()
         for batch in _written(rows, writer.stage_path("duplicates"), DUPLICATES):
             for counted in pc.value_counts(batch.column("drop_reason")).to_pylist():
                 reasons[counted["values"]] += counted["counts"]
-        edges = _written(catalog.stream(_EDGE_ROWS), writer.stage_path("edges/hash"), EDGES)
-        num_edges = sum(batch.num_rows for batch in edges)
-        clusters = int(catalog.query("SELECT count(*) AS n FROM clusters")["n"][0].as_py())
         stored = int(catalog.query("SELECT count(*) AS n FROM photos WHERE outcome = 'stored'")["n"][0].as_py())
-    counts = _reconciled(reasons, stored=stored)
-    return {**counts, "clusters": clusters, "edges": num_edges}
+    return _reconciled(reasons, stored=stored)
 
 
 def _require_hashes(catalog: Catalog) -> None:
@@ -241,6 +267,8 @@ def _reconciled(reasons: Mapping[str | None, int], *, stored: int) -> dict[str, 
     counts = {
         "photos": sum(reasons.values()),
         "exact_dropped": reasons.get("exact_duplicate", 0),
+        "near_dropped": 0,
+        "copy_dropped": 0,
         "stock_dropped": reasons.get("stock_photo", 0),
         "kept": reasons.get(None, 0),
     }

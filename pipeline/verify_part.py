@@ -1,45 +1,34 @@
 """Check one committed part: its files against its receipt, its rows against each other, its photos against its rows."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from schemas.cache import release
+from pipeline.verify_stages import Found, StageRule, counted_rows, folder_faults, local_file, schema_faults, some
 from schemas.errors import ImageError, IntegrityError
 from schemas.image import decode_stored
-from schemas.receipts import COMMIT_ORDER, INGEST_STAGES, Receipt, file_sha256, receipt_name
+from schemas.receipts import INGEST_STAGES, Receipt, file_sha256, receipt_name
 from schemas.shards import Shard
 from schemas.storage import Root
-from schemas.tables import FORMAT_VERSION, INDEX_DIGITS, SCHEMAS
+from schemas.tables import FORMAT_VERSION, INDEX_DIGITS
 
-# Files that a receipt of a stage must name, by folder.
-STAGE_FOLDERS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(INGEST_STAGES, COMMIT_ORDER),
-    "dedup": ("edges/hash", "duplicates"),
-    "label": ("labels",),
-}
-_REDO = {
-    **dict.fromkeys(
-        INGEST_STAGES, "verify.py --repair puts the part aside, then the same crawl or import makes it again"
-    ),
-    "dedup": "verify.py --repair puts it aside, then pipeline/dedup.py makes it again",
-    "label": "verify.py --repair puts it aside; label again, or pipeline/label.py --import an export",
-}
 _ROW_COLUMNS = ("key", "site", "listing_id", "photo_index", "outcome", "error", "part")
 _PHOTOS_AT_ONCE = 512
-_EXAMPLES = 3
+# The last line stays readable however broken a root is; `num_problems` counts them all.
+MAX_LISTED = 100
 # With `quick`, the photos whose stored hash begins with one of these bytes are decoded: about one in a hundred.
 _QUICK_FIRST_BYTES = frozenset({0, 85, 170})
+
+log = logging.getLogger("forecourt.verify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +45,66 @@ class Problem:
         return asdict(self)
 
 
-def check_part(root: Root, receipt: Receipt, *, quick: bool = False) -> Iterator[Problem]:
+@dataclass(slots=True)
+class Findings:
+    """What a check of a root found."""
+
+    parts: int = 0
+    photos: int = 0
+    num_problems: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    damaged: set[tuple[str, str]] = field(default_factory=set)  # (stage, part)
+    unreadable: set[tuple[str, str]] = field(default_factory=set)  # those of them whose receipt says nothing
+    seen: set[tuple[str, str]] = field(default_factory=set)  # whose receipt was read
+    orphans: list[str] = field(default_factory=list)
+    files: dict[str, list[str]] = field(default_factory=dict)  # sound files by folder
+
+    @property
+    def ok(self) -> bool:
+        """No problem was found."""
+        return not self.num_problems
+
+    def add(self, problem: Problem, part: tuple[str, str] | None = None) -> None:
+        """Count a problem, and mark the part that it damages."""
+        self.num_problems += 1
+        if len(self.problems) < MAX_LISTED:
+            self.problems.append(problem)
+        if part is not None:
+            self.damaged.add(part)
+        log.error("event=problem what=%s where=%s why=%r", problem.what, problem.where, problem.why)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the last line says of it."""
+        return {
+            "ok": self.ok,
+            "parts": self.parts,
+            "photos": self.photos,
+            "problems": [problem.as_dict() for problem in self.problems],
+            "num_problems": self.num_problems,
+            "notes": self.notes,
+        }
+
+
+def check_part(root: Root, receipt: Receipt, rule: StageRule, *, quick: bool = False) -> Iterator[Problem]:
     """Yield what is wrong with a part; with `quick`, one photo in a hundred is decoded, all else is checked whole.
 
     A file that is not what its receipt says is not opened: a damaged shard could end the process.
     """
-    fix = _REDO[receipt.stage]
     where = receipt_name(receipt.stage, receipt.part)
     if receipt.format_version != FORMAT_VERSION:
-        yield Problem("receipt_version", where, f"format {receipt.format_version}, expected {FORMAT_VERSION}", fix)
+        why = f"format {receipt.format_version}, expected {FORMAT_VERSION}"
+        yield Problem("receipt_version", where, why, rule.redo)
         return
-    folders = sorted(str(PurePosixPath(name).parent) for name in receipt.files)
-    if folders != sorted(STAGE_FOLDERS[receipt.stage]):
-        expected = ", ".join(STAGE_FOLDERS[receipt.stage])
-        yield Problem("receipt_incomplete", where, f"names files in {folders}, expected one in each of {expected}", fix)
+    if (why_not := folder_faults(rule, receipt)) is not None:
+        yield Problem("receipt_incomplete", where, why_not, rule.redo)
         return
-    damaged = [problem for name in receipt.files for problem in _check_file(root, receipt, name, fix)]
+    damaged = [problem for name in receipt.files for problem in _check_file(root, receipt, name, rule.redo)]
     yield from damaged
     if damaged:
         return
-    check = _ROW_CHECKS.get(receipt.stage, _check_rows)
-    found = check(root, receipt)
-    for what, place, why in found:
-        yield Problem(what, place, why, fix)
-    if receipt.stage in INGEST_STAGES:
-        for what, place, why in _check_photos(root, receipt, quick=quick):
-            yield Problem(what, place, why, fix)
+    for what, place, why in _check_rows(root, receipt, quick=quick):
+        yield Problem(what, place, why, rule.redo)
 
 
 def _check_file(root: Root, receipt: Receipt, name: str, fix: str) -> Iterator[Problem]:
@@ -91,7 +114,7 @@ def _check_file(root: Root, receipt: Receipt, name: str, fix: str) -> Iterator[P
         if size != entry.bytes:
             yield Problem("file_size", name, f"{size:,} bytes, its receipt says {entry.bytes:,}", fix)
             return
-        with _local(root, name) as path:
+        with local_file(root, name) as path:
             if (sha256 := file_sha256(path)) != entry.sha256:
                 yield Problem("file_checksum", name, f"SHA-256 {sha256}, its receipt says {entry.sha256}", fix)
             elif name.endswith(".parquet"):
@@ -100,31 +123,27 @@ def _check_file(root: Root, receipt: Receipt, name: str, fix: str) -> Iterator[P
         yield Problem("file_missing", name, "its receipt names it and it is not there", fix)
 
 
-@contextmanager
-def _local(root: Root, name: str) -> Iterator[Path]:
-    """Hold a local copy of a file for the time of the block, so that a large root passes through a small cache."""
-    path = root.local_copy(name)
-    try:
-        yield path
-    finally:
-        if not root.is_local:
-            release(path)
-
-
 def _check_schema(path: Path, name: str, fix: str) -> Iterator[Problem]:
-    expected = SCHEMAS[str(PurePosixPath(name).parent)]
     try:
-        found = pq.read_schema(path)
+        why = schema_faults(path, name)
     except (pa.ArrowException, OSError) as error:
         yield Problem("file_unreadable", name, f"no Parquet file: {error}", fix)
         return
-    if not found.equals(expected):
-        differing = [f"{a} where {b} is expected" for a, b in zip(found, expected, strict=False) if not a.equals(b)]
-        why = "; ".join(differing) or f"columns {found.names}, expected {expected.names}"
+    if why is not None:
         yield Problem("schema", name, why, fix)
 
 
-def _check_rows(root: Root, receipt: Receipt) -> Iterator[tuple[str, str, str]]:
+def _check_rows(root: Root, receipt: Receipt, *, quick: bool) -> Iterator[Found]:
+    if receipt.stage in INGEST_STAGES:
+        yield from _check_tables(root, receipt)
+        yield from _check_photos(root, receipt, quick=quick)
+    else:
+        counts, found = counted_rows(root, receipt)
+        yield from _check_counts(receipt, counts)
+        yield from found
+
+
+def _check_tables(root: Root, receipt: Receipt) -> Iterator[Found]:
     """Compare the part's three tables with the receipt's counts and with each other."""
     attempts = root.read_table(receipt.file("attempts"), ["listing_id", "outcome", "site"])
     listings = root.read_table(receipt.file("listings"), ["listing_id", "num_photos", "site"])
@@ -145,12 +164,12 @@ def _check_rows(root: Root, receipt: Receipt) -> Iterator[tuple[str, str, str]]:
     padded = pc.utf8_lpad(photos["photo_index"].cast(pa.string()), INDEX_DIGITS, "0")
     expected = pc.binary_join_element_wise(photos["site"], photos["listing_id"], padded, "/")
     if wrong := photos.filter(pc.not_equal(photos["key"], expected))["key"].to_pylist():
-        yield "rows", receipt.file("photos"), f"keys are not SITE/LISTING_ID/INDEX: {_some(wrong)}"
+        yield "rows", receipt.file("photos"), f"keys are not SITE/LISTING_ID/INDEX: {some(wrong)}"
     if wrong := photos.filter(pc.not_equal(photos["part"], receipt.part))["key"].to_pylist():
-        yield "rows", receipt.file("photos"), f"rows name another part than {receipt.part}: {_some(wrong)}"
+        yield "rows", receipt.file("photos"), f"rows name another part than {receipt.part}: {some(wrong)}"
     unexplained = pc.and_(pc.not_equal(photos["outcome"], "stored"), pc.is_null(photos["error"]))
     if wrong := photos.filter(unexplained)["key"].to_pylist():
-        yield "rows", receipt.file("photos"), f"photos not stored give no error: {_some(wrong)}"
+        yield "rows", receipt.file("photos"), f"photos not stored give no error: {some(wrong)}"
 
 
 def _ingest_counts(attempts: pa.Table, photos: pa.Table) -> dict[str, int]:
@@ -168,34 +187,7 @@ def _ingest_counts(attempts: pa.Table, photos: pa.Table) -> dict[str, int]:
     }
 
 
-def _check_duplicates(root: Root, receipt: Receipt) -> Iterator[tuple[str, str, str]]:
-    counts = dict.fromkeys(("photos", "kept", "exact_dropped", "stock_dropped"), 0)
-    with _local(root, receipt.file("duplicates")) as path, pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=["kept", "drop_reason"]):
-            counts["photos"] += batch.num_rows
-            counts["kept"] += batch.column("kept").true_count
-            counts["exact_dropped"] += pc.equal(batch.column("drop_reason"), "exact_duplicate").true_count
-            counts["stock_dropped"] += pc.equal(batch.column("drop_reason"), "stock_photo").true_count
-    with _local(root, receipt.file("edges/hash")) as path:
-        counts["edges"] = pq.read_metadata(path).num_rows
-    yield from _check_counts(receipt, counts)
-    if counts["photos"] != counts["kept"] + counts["exact_dropped"] + counts["stock_dropped"]:
-        yield "counts", receipt.file("duplicates"), f"photos are not kept and dropped by reason: {counts}"
-
-
-def _check_labels(root: Root, receipt: Receipt) -> Iterator[tuple[str, str, str]]:
-    labels = root.read_table(receipt.file("labels"), ["label"])["label"].to_pylist()
-    counts = {label: labels.count(label) for label in ("keep", "junk", "unsure")}
-    yield from _check_counts(receipt, {"labels": len(labels), **counts})
-    if strangers := set(labels) - counts.keys():
-        yield "rows", receipt.file("labels"), f"labels are not keep, junk or unsure: {_some(sorted(strangers))}"
-
-
-# Stages that bring photos in have the checks of a part of photos.
-_ROW_CHECKS = {"dedup": _check_duplicates, "label": _check_labels}
-
-
-def _check_counts(receipt: Receipt, counted: Mapping[str, int]) -> Iterator[tuple[str, str, str]]:
+def _check_counts(receipt: Receipt, counted: Mapping[str, int]) -> Iterator[Found]:
     wrong = [
         f"{name}: {receipt.counts.get(name)} in the receipt, {count} rows"
         for name, count in counted.items()
@@ -213,7 +205,7 @@ def _check_counts(receipt: Receipt, counted: Mapping[str, int]) -> Iterator[tupl
                 yield "counts", receipt_name(receipt.stage, receipt.part), why
 
 
-def _check_photos(root: Root, receipt: Receipt, *, quick: bool) -> Iterator[tuple[str, str, str]]:
+def _check_photos(root: Root, receipt: Receipt, *, quick: bool) -> Iterator[Found]:
     """Compare the shard with the rows both ways, each value with its row's hash, and open the photos."""
     name = receipt.file("shards")
     rows = root.read_table(receipt.file("photos"), ["key", "outcome", "sha256", "width_px", "height_px", "size_bytes"])
@@ -238,7 +230,7 @@ def _check_photos(root: Root, receipt: Receipt, *, quick: bool) -> Iterator[tupl
     if expected:
         wrong["photo_missing"] = list(expected)
     for fault, keys in wrong.items():
-        yield fault, name, f"{_FAULTS[fault]}: {_some(keys)}"
+        yield fault, name, f"{_FAULTS[fault]}: {some(keys)}"
 
 
 _FAULTS = {
@@ -272,9 +264,4 @@ def _ids(table: pa.Table) -> list[str]:
 
 def _difference(first: Any, second: Any) -> str:
     """Name a few of what only one of two collections has."""
-    return _some([str(item) for item in sorted(set(first) ^ set(second))])
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _EXAMPLES:,} more" if len(names) > _EXAMPLES else ""
-    return ", ".join(names[:_EXAMPLES]) + more
+    return some([str(item) for item in sorted(set(first) ^ set(second))])

@@ -25,10 +25,17 @@ MAKES = (HOSTILE_MAKE, "Volvo", "Saab", "$kod$a", "Renault")
 def crawled(folder: Path, *, num_listings: int = 40) -> Root:
     """Write listings of four photos: the third is junk, and each tenth listing shows a photo of the one before."""
     root = new_root(folder)
-    rows: list[Listing | Missed] = [Missed("900"), Missed("901", "disallowed", "robots"), Missed("902", "failed", "http_429")]
+    rows: list[Listing | Missed] = [
+        Missed("900"),
+        Missed("901", "disallowed", "robots"),
+        Missed("902", "failed", "http_429"),
+    ]
     for number in range(num_listings):
         first = 10 * (number - 1) if number % 10 == 9 else 10 * number
-        photos: list[bytes | None] = [noise(first), *(noise(10 * number + index) for index in range(1, PHOTOS_OF_LISTING))]
+        photos: list[bytes | None] = [
+            noise(first),
+            *(noise(10 * number + index) for index in range(1, PHOTOS_OF_LISTING)),
+        ]
         if number == 0:
             photos.append(None)
         if number < 5:

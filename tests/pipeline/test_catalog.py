@@ -23,7 +23,9 @@ def root(tmp_path: Path) -> Root:
     root = new_root(tmp_path / "it's a root")
     columns = {"price": Decimal("12500.00"), "currency": "USD", "title": "two\nlines", "year": 2019}
     write_part(root, "demo-0", [Listing("1", [noise(1), noise(1)], columns=columns), Missed("2")])
-    write_part(root, "demo-1", [Listing("3", [noise(2), None], columns={"year": 2020}), Missed("4", "failed", "timeout")])
+    write_part(
+        root, "demo-1", [Listing("3", [noise(2), None], columns={"year": 2020}), Missed("4", "failed", "timeout")]
+    )
     return root
 
 

@@ -97,8 +97,10 @@ def test_groups_of_one_photo_are_never_cut() -> None:
 
 @pytest.mark.slow
 def test_real_dealer_photos_show_the_gap_that_was_measured(shared_data: Path) -> None:
-    from benchmarks.leak_audit import audit
+    from benchmarks.leak_audit import ROOM, audit
 
+    if not (ROOM / "pipeline" / "embed.py").exists():
+        pytest.skip("the stage that embeds the photos is still to come")
     make_model, price = audit(shared_data / "cars")
     assert (make_model.num_photos, make_model.num_classes) == (266, 13)
     assert make_model.by_photo == pytest.approx(0.797, abs=0.08)
