@@ -28,10 +28,10 @@ demo: setup  ## crawl the demo site, deduplicate, query; about 3 minutes after t
 	$(BIN)/python pipeline/demo.py
 
 browser:  ## install Chromium for the tests of pages, where this user may; without it those tests are skipped
-	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then :; \
-	elif test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; \
-	else echo "no Chromium with chromedriver found: the tests of pages will be skipped" >&2; fi
+	@have() { command -v chromium >/dev/null && command -v chromedriver >/dev/null; }; \
+	if ! have && test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null || true; \
+	fi; have || echo "no Chromium with chromedriver found: the tests of pages will be skipped" >&2
 
 test: setup browser  ## run all tests, slow ones too
 	$(BIN)/python -m pytest
