@@ -175,7 +175,12 @@ class LabelPage:
         app.router.add_post("/api/next", self._next)
         app.router.add_post("/api/label", self._label)
         app.router.add_post("/api/undo", self._undo)
+        app.on_cleanup.append(self._let_go)
         return app
+
+    async def _let_go(self, app: web.Application) -> None:
+        """Close the shard that is open."""
+        self._photos.close()
 
     @web.middleware
     async def _guard(
