@@ -50,7 +50,7 @@ TABLE_STAGES: Mapping[str, tuple[str, ...]] = {
     "photos": INGEST_STAGES,
     "edges/hash": ("dedup",),
     "edges/copy": ("copies",),
-    "duplicates": ("duplicates", "dedup"),
+    "duplicates": ("duplicates",),
     "labels": ("label",),
     "scores": ("score",),
 }

@@ -33,7 +33,7 @@ def load_text_encoder(encoder: str, weights: str | None) -> object:
         # Here, since the page needs it for texts alone, it takes seconds, and crawling alone installs no torch.
         from pipeline.embed import load_encoder  # type: ignore[import-not-found]  # the stage is still to come
     except ModuleNotFoundError as error:
-        raise QueueError(f"choosing by text needs {error.name}: pip install 'forecourt[embed]'") from error
+        raise QueueError(f"choosing by text needs {error.name}, which is not installed here") from error
     return load_encoder(encoder, weights=weights)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from pipeline.clusters import conflicts
 from pipeline.report_blocks import Block, DataTable, Gallery, Photo, ReportSection, Row, Words, headings
 from pipeline.report_duplicates import car_words
 from pipeline.report_source import ReportSource
@@ -12,17 +13,6 @@ NUM_CLUSTERS, NUM_OF_CLUSTER = 12, 4
 _DIFFERS = ("make", "model", "price_usd")
 _WORDS = {"make": "make", "model": "model", "price_usd": "price"}
 
-# A stock photo shows many cars by its nature. Letter case and blanks are no disagreement, nor is what one does not say.
-_CONFLICTS = """
-CREATE OR REPLACE TEMP TABLE report_conflicts AS
-SELECT cluster_id, count(DISTINCT (l.site, l.listing_id)) AS listings, count(*) AS photos,
-       count(DISTINCT lower(trim(l.make))) > 1 AS make, count(DISTINCT lower(trim(l.model))) > 1 AS model,
-       count(DISTINCT l.price_usd) > 1 AS price_usd
-FROM duplicates d JOIN photos p USING (key) JOIN listings l USING (site, listing_id)
-WHERE cluster_id IS NOT NULL AND cluster_listings > 1
-GROUP BY cluster_id
-HAVING NOT coalesce(bool_or(drop_reason = 'stock_photo'), false) AND (make OR model OR price_usd)
-"""
 _COUNTS = """
 SELECT make, model, price_usd, count(*) AS clusters, sum(photos)::BIGINT AS photos
 FROM report_conflicts GROUP BY ALL ORDER BY clusters DESC, make DESC, model DESC
@@ -45,7 +35,7 @@ def conflicts_section(source: ReportSource) -> ReportSection:
     anchor, title = "conflicts", "Conflicts"
     if not source.number("SELECT count(*) FROM duplicates"):
         return ReportSection(anchor, title, [source.absent("duplicates", "Duplicates were not looked for yet.")])
-    source.catalog.execute(_CONFLICTS)
+    source.catalog.load("report_conflicts", conflicts(source.catalog))
     counts = source.rows(_COUNTS)
     if not counts:
         return ReportSection(anchor, title, [Words("No picture is in two listings that disagree on the car.")])

@@ -7,8 +7,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,8 +40,6 @@ _TICK_S = 1.0
 _FATAL = (CircuitOpenError, LeaseError, DiskFullError, UsageError, RootError)
 # A part is begun again after these: it was stuck or late, or out of touch. Anything else would come out the same again.
 _PASSING = (PartError, PaceUnavailable, RayError)
-# What ends the Ray that a block shares; None where whoever connects ends it.
-_shared: ContextVar[ExitStack | None] = ContextVar("shared", default=None)
 
 log = logging.getLogger("forecourt.runner")
 
@@ -96,25 +93,10 @@ def connected(settings: RaySettings) -> Iterator[int]:
             )
     except (ConnectionError, RayError, OSError, RuntimeError) as error:
         raise RunError(f"cannot reach Ray at {address or 'this machine'}: {error}") from error
-    shared = _shared.get()
-    if shared is not None:
-        shared.callback(ray.shutdown)
     try:
         yield settings.num_workers or _cluster_slots(settings)
     finally:
-        if shared is None:
-            ray.shutdown()
-
-
-@contextmanager
-def shared_connection() -> Iterator[None]:
-    """Let all that connects within the block use one Ray, started by the first that does and ended with the block."""
-    with ExitStack() as ending:
-        before = _shared.set(ending)
-        try:
-            yield
-        finally:
-            _shared.reset(before)
+        ray.shutdown()
 
 
 def run_parts(

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.clusters import REASONS
 from pipeline.photo_outcomes import COUNT_OF_REASON
 from schemas.cache import release
 from schemas.manifest import DATASETS, SPLITS, STAGE, version_folder
@@ -31,12 +32,6 @@ _NORM_TOLERANCE = 0.01
 _EXAMPLES = 3
 _TIERS = {"dedup": ("exact", "near"), "copies": ("copy",)}
 _LABELS = ("keep", "junk", "unsure")
-_DROPPED = {
-    "exact_duplicate": "exact_dropped",
-    "near_duplicate": "near_dropped",
-    "copy": "copy_dropped",
-    "stock_photo": "stock_dropped",
-}
 _PART_NAME = re.compile(r"(?P<part>.+?)(\.g\d+)?\.[a-z]+")
 
 
@@ -166,11 +161,11 @@ def _duplicates(root: Root, receipt: Receipt) -> tuple[dict[str, int], list[Foun
         counts += Counter({"photos": batch.num_rows, "kept": batch.column("kept").true_count})
         reasons += _counted(batch.column("drop_reason"))
     counted = {"photos": counts["photos"], "kept": counts["kept"]}
-    counted |= {count: reasons[reason] for reason, count in _DROPPED.items()}
+    counted |= {COUNT_OF_REASON[reason]: reasons[reason] for reason in REASONS}
     found: list[Found] = []
-    if strangers := sorted(reasons.keys() - _DROPPED.keys()):
-        found.append(("rows", name, f"drop_reason {strangers}, expected one of {', '.join(_DROPPED)}"))
-    if counts["photos"] != counts["kept"] + sum(reasons[reason] for reason in _DROPPED):
+    if strangers := sorted(reasons.keys() - set(REASONS)):
+        found.append(("rows", name, f"drop_reason {strangers}, expected one of {', '.join(REASONS)}"))
+    if counts["photos"] != counts["kept"] + sum(reasons[reason] for reason in REASONS):
         found.append(("counts", name, f"photos are not kept and dropped by reason: {counted}"))
     return counted, found
 
