@@ -2,8 +2,8 @@
 
 Views: attempts, listings, photos (crawl and importers), edges_hash, edges_copy, duplicates, labels, scores, each there
 from the start, empty where nothing is committed; embeddings_ENCODER for each encoder that ran, with `_` for what is no
-letter or digit; datasets (the photos of the latest version of each data set) and outcomes (what became of each photo,
-and why). Without SQL: the funnel, from ids to kept photos, which must reconcile.
+letter or digit; and two that are made when a query names them: datasets (the photos of the latest version of each data
+set) and outcomes (what became of each photo, and why). Without SQL: the funnel, which must reconcile.
 
     python pipeline/catalog.py --root data
     python pipeline/catalog.py --root data "SELECT make, model, count(*) AS n FROM listings GROUP BY ALL ORDER BY n"
@@ -15,6 +15,7 @@ in read_csv('labels.csv'); nothing is fetched from the network. The rows alone g
 """
 
 import argparse
+import hashlib
 import os
 import re
 import shutil
@@ -126,7 +127,8 @@ def embedding_stages(root: Root) -> dict[str, tuple[str, ...]]:
 class Catalog:
     """The tables of a root in DuckDB, as committed when it was opened; a context manager.
 
-    `files` (folder -> names) takes the place of what the receipts say; then there is no view `datasets`.
+    `files` (folder -> names) takes the place of what the receipts say, those of shards passed by; then there is no
+    view `datasets`.
 
     Raises:
         IntegrityError: a receipt cannot be read.
@@ -136,7 +138,11 @@ class Catalog:
         self, root: Root, settings: CatalogSettings | None = None, *, files: Mapping[str, Sequence[str]] | None = None
     ) -> None:
         settings = settings or CatalogSettings()
-        self._root, self._has_outcomes = root, False
+        self._root = root
+        # Made when a query names them: they read more than the tables, and a damaged data set stops no other query.
+        self._when_named = {"outcomes": self._add_outcomes}
+        if files is None:
+            self._when_named["datasets"] = self._add_datasets
         self._files = root.path("")
         named = committed_tables(root) if files is None else files
         with _reported(self._files):
@@ -150,10 +156,9 @@ class Catalog:
                     else:
                         self._add_view(root, folder, named.get(folder, ()))
                 # How wide an encoder's embeddings are stands in its files alone.
-                for folder in (folder for folder, names in named.items() if names and folder not in SCHEMAS):
-                    self._add_view(root, folder, named[folder])
-                if files is None:
-                    self._add_datasets(root)
+                for folder, names in named.items():
+                    if names and folder.startswith((f"{EMBEDDINGS_FOLDER}/", f"{DATASETS}/")):
+                        self._add_view(root, folder, names)
             except BaseException:
                 shutil.rmtree(self._temp_folder, ignore_errors=True)
                 raise
@@ -225,15 +230,19 @@ class Catalog:
             self._connection.unregister("_rows")
 
     def _prepare(self, sql: str) -> None:
-        """Add the view `outcomes` where a query asks for it: what embed could not read is looked up part by part."""
-        if not self._has_outcomes and re.search(r"\boutcomes\b", sql, re.IGNORECASE):
-            self._has_outcomes = True
-            self.load("unreadable", unreadable_photos(self._root))
-            self.execute(f"CREATE OR REPLACE TEMP VIEW outcomes AS {outcomes_sql()}")
+        """Add the views that a query asks for and that were not asked for before."""
+        for view in [name for name in self._when_named if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]:
+            with _reported(self._files):
+                self._when_named.pop(view)()
 
-    def _add_datasets(self, root: Root) -> None:
+    def _add_outcomes(self) -> None:
+        """Add the view `outcomes`; what embed could not read is looked up part by part."""
+        self.load("unreadable", unreadable_photos(self._root))
+        self.execute(f"CREATE OR REPLACE TEMP VIEW outcomes AS {outcomes_sql()}")
+
+    def _add_datasets(self) -> None:
         """Add the view `datasets`: the photos of the latest version of each data set, named in front."""
-        selects = []
+        root, selects = self._root, []
         for folder in root.list_folders(DATASETS):
             name = PurePosixPath(folder).name
             version = latest_version(root, name)
@@ -266,8 +275,9 @@ class Catalog:
 
 
 def view_of(folder: str) -> str:
-    """Name the view of a table's folder."""
-    return re.sub(r"\W", "_", folder)
+    """Name the view of a table's folder; names of data sets may differ in what a view's name does not show."""
+    mark = f"_{hashlib.sha256(folder.encode()).hexdigest()[:12]}" if folder.startswith(f"{DATASETS}/") else ""
+    return re.sub(r"\W", "_", folder) + mark
 
 
 def _connect(settings: CatalogSettings, temp_folder: str) -> duckdb.DuckDBPyConnection:

@@ -21,7 +21,7 @@ from pipeline.global_stage import WHOLE, run_global_stage
 from pipeline.photo_outcomes import COUNT_OF_REASON
 from pipeline.table_file import written
 from schemas.errors import IntegrityError, ReconcileError, UsageError
-from schemas.receipts import PartWriter, inputs_fingerprint, read_receipt
+from schemas.receipts import Inputs, PartWriter, committed_inputs, read_receipt
 from schemas.settings import Section, result, result_settings
 from schemas.storage import Root
 from schemas.tables import DUPLICATES
@@ -44,8 +44,12 @@ class ClusterSettings(Section):
     )
 
 
-def unite(root: Root, settings: ClusterSettings, limits: CatalogSettings | None = None) -> dict[str, Any]:
+def unite(
+    root: Root, settings: ClusterSettings, limits: CatalogSettings | None = None, *, ingest: Inputs | None = None
+) -> dict[str, Any]:
     """Bring `duplicates` up to date with the edges there are; return its counts, and whether it was `unchanged`.
+
+    `ingest` is what the edges were made of, where the caller knows; what a crawl has committed since then stays out.
 
     Raises:
         UsageError: dedup has not run, or not over all photos.
@@ -54,11 +58,11 @@ def unite(root: Root, settings: ClusterSettings, limits: CatalogSettings | None 
         LeaseError: another run unites this root.
     """
     chosen = ClusterSettings(policy=settings.policy, stock_listings=settings.stock_listings)
-    inputs: dict[str, str] = {}
+    read: dict[str, Inputs] = {}
 
     def look() -> dict[str, str]:
-        inputs.update(_inputs(root))
-        return inputs
+        read.update(_inputs(root, ingest or committed_inputs(root)))
+        return {name: one.fingerprint for name, one in read.items()}
 
     receipt, unchanged = run_global_stage(
         root,
@@ -66,7 +70,7 @@ def unite(root: Root, settings: ClusterSettings, limits: CatalogSettings | None 
         ("duplicates",),
         inputs=look,
         settings={"dedup": result_settings(chosen)},
-        write=lambda writer: _write(root, writer, chosen, limits, with_copies=COPY_STAGE in inputs),
+        write=lambda writer: _write(root, writer, read, chosen, limits),
     )
     return {**receipt.counts, "unchanged": unchanged}
 
@@ -92,25 +96,24 @@ ORDER BY cluster_id
 """
 
 
-def _inputs(root: Root) -> dict[str, str]:
-    """Fingerprint what is read; copies found among other clusters than today's count for nothing."""
-    ingest, hashed = inputs_fingerprint(root), inputs_fingerprint(root, (HASH_STAGE,))
+def _inputs(root: Root, ingest: Inputs) -> dict[str, Inputs]:
+    """Name what is read; copies found among other clusters than today's count for nothing."""
+    hashed = committed_inputs(root, (HASH_STAGE,))
     deduplicated = read_receipt(root, HASH_STAGE, WHOLE)
-    if deduplicated is None or deduplicated.inputs.get("ingest") != ingest:
+    if deduplicated is None or deduplicated.inputs.get("ingest") != ingest.fingerprint:
         found = "has not run" if deduplicated is None else "has not seen all photos, since a crawl has committed more"
         raise UsageError(f"dedup {found}; run: python pipeline/dedup.py --root {root.text}")
     inputs = {"ingest": ingest, HASH_STAGE: hashed}
     copied = read_receipt(root, COPY_STAGE, WHOLE)
     if copied is None:
         return inputs
-    if copied.inputs.get(HASH_STAGE) != hashed:
+    if copied.inputs.get(HASH_STAGE) != hashed.fingerprint:
         log.info("event=copies_passed_by root=%s why='edges/copy is of an earlier edges/hash'", root.text)
         return inputs
-    return {**inputs, COPY_STAGE: inputs_fingerprint(root, (COPY_STAGE,))}
+    return {**inputs, COPY_STAGE: committed_inputs(root, (COPY_STAGE,))}
 
 
-_HASH_TIES = "SELECT key_b AS key, key_a AS parent, tier FROM edges_hash"
-_COPY_TIES = "SELECT key_b, key_a, tier FROM edges_copy"
+_TIES = "SELECT key_b AS key, key_a AS parent, tier FROM edges_hash UNION ALL SELECT key_b, key_a, tier FROM edges_copy"
 # Which tier a photo is tied by: the strongest of the edge to its parent and of those to its own copies.
 _MEMBERS = """
 CREATE TEMP TABLE members AS
@@ -163,12 +166,16 @@ ORDER BY key
 
 
 def _write(
-    root: Root, writer: PartWriter, settings: ClusterSettings, limits: CatalogSettings | None, *, with_copies: bool
+    root: Root,
+    writer: PartWriter,
+    read: Mapping[str, Inputs],
+    settings: ClusterSettings,
+    limits: CatalogSettings | None,
 ) -> dict[str, int]:
     """Write `duplicates` and return the receipt's counts."""
-    with Catalog(root, limits) as catalog:
-        ties = f"{_HASH_TIES} UNION ALL {_COPY_TIES}" if with_copies else _HASH_TIES
-        catalog.execute(f"CREATE TEMP TABLE ties AS {ties}")
+    files = {folder: names for inputs in read.values() for folder, names in inputs.files.items()}
+    with Catalog(root, limits, files=files) as catalog:
+        catalog.execute(f"CREATE TEMP TABLE ties AS {_TIES}")
         _require_stars(catalog)
         catalog.execute(_MEMBERS)
         catalog.execute(_CLUSTERS)

@@ -18,10 +18,8 @@ nothing where neither the photos nor the settings have changed. Last line: `phot
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import pyarrow as pa
 
 from pipeline import clusters
 from pipeline.catalog import Catalog, CatalogSettings
@@ -30,7 +28,7 @@ from pipeline.dedup_exact import find_exact
 from pipeline.global_stage import run_global_stage
 from pipeline.table_file import written
 from schemas.command import run_script, script_parser
-from schemas.receipts import PartWriter, inputs_fingerprint
+from schemas.receipts import Inputs, PartWriter, committed_inputs
 from schemas.settings import Section, load_settings, result_settings
 from schemas.storage import Root
 from schemas.tables import EDGES
@@ -72,17 +70,24 @@ def dedup(
         LeaseError: another run deduplicates this root.
     """
     started_s = time.monotonic()
+    seen: list[Inputs] = []
+
+    def look() -> dict[str, str]:
+        seen.append(committed_inputs(root))
+        return {"ingest": seen[-1].fingerprint}
+
     receipt, unchanged = run_global_stage(
         root,
         STAGE,
         ("edges/hash",),
-        inputs=lambda: {"ingest": inputs_fingerprint(root)},
+        inputs=look,
         settings={"dedup": _result_settings(settings)},
-        write=lambda writer: _write(root, writer, settings, limits),
+        write=lambda writer: _write(root, writer, seen[-1], limits),
     )
     answer: dict[str, Any] = {**receipt.counts, "unchanged": unchanged}
     if unite:
-        united = clusters.unite(root, settings, limits)
+        # Of the photos that the edges are of: what a crawl has committed since is the next run's.
+        united = clusters.unite(root, settings, limits, ingest=seen[-1])
         answer |= {**united, "unchanged": unchanged and united["unchanged"]}
     return {**answer, "seconds": round(time.monotonic() - started_s, 3)}
 
@@ -97,20 +102,12 @@ def _result_settings(settings: DedupSettings) -> dict[str, Any]:
 _EXACT_ROWS = "SELECT key_a, key_b, 'exact' AS tier, 0 AS distance FROM exact_edges ORDER BY key_a, key_b"
 
 
-def _write(root: Root, writer: PartWriter, settings: DedupSettings, limits: CatalogSettings | None) -> dict[str, int]:
+def _write(root: Root, writer: PartWriter, ingest: Inputs, limits: CatalogSettings | None) -> dict[str, int]:
     """Write `edges/hash` and return the receipt's counts."""
-    with Catalog(root, limits) as catalog:
+    with Catalog(root, limits, files=ingest.files) as catalog:
         find_exact(root, catalog)
-        counts = {"exact_edges": 0}
-
-        def counted(name: str, batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-            for batch in batches:
-                counts[name] += batch.num_rows
-                yield batch
-
-        rows = counted("exact_edges", catalog.stream(_EXACT_ROWS))
-        num_edges = sum(batch.num_rows for batch in written(rows, writer.stage_path("edges/hash"), EDGES))
-    return {"edges": num_edges, **counts}
+        edges = written(catalog.stream(_EXACT_ROWS), writer.stage_path("edges/hash"), EDGES)
+        return {"edges": sum(batch.num_rows for batch in edges)}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import IntegrityError
+from schemas.storage import reported
 
 
 def written(batches: Iterable[pa.RecordBatch], path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -14,8 +15,9 @@ def written(batches: Iterable[pa.RecordBatch], path: Path, schema: pa.Schema) ->
 
     Raises:
         IntegrityError: a null where none may be.
+        DiskFullError: the disk is full.
     """
-    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+    with reported(str(path), writing=True), pq.ParquetWriter(path, schema, compression="zstd") as file:
         for batch in batches:
             columns = [batch.column(field.name).cast(field.type) for field in schema]
             for field, column in zip(schema, columns, strict=True):

@@ -9,11 +9,11 @@ from pipeline.catalog import Catalog, CatalogSettings, view_of
 from pipeline.verify_part import Findings, Problem
 from pipeline.verify_stages import some
 from schemas.errors import IntegrityError
-from schemas.manifest import DATASETS, version_folder
 from schemas.manifest import STAGE as PUBLISH_STAGE
+from schemas.manifest import version_folder
 from schemas.receipts import INGEST_STAGES, Receipt, inputs_fingerprint, read_receipt, read_receipts
 from schemas.storage import Root
-from schemas.tables import EMBEDDINGS_FOLDER, SCHEMAS
+from schemas.tables import EMBEDDINGS_FOLDER
 
 _MAX_DOUBLED = 10_000
 _MAX_SHOWN = 4
@@ -22,12 +22,8 @@ _REDO = "verify.py --repair puts it aside, then {script} makes it again"
 
 def check_whole(root: Root, findings: Findings, limits: CatalogSettings | None) -> None:
     """Check the sound parts together."""
-    tables = {
-        folder: names
-        for folder, names in findings.files.items()
-        if folder in SCHEMAS or folder.startswith((f"{EMBEDDINGS_FOLDER}/", f"{DATASETS}/"))
-    }
-    with Catalog(root, limits, files={folder: _parquet(names) for folder, names in tables.items()}) as catalog:
+    tables = {folder: _parquet(names) for folder, names in findings.files.items()}
+    with Catalog(root, limits, files={folder: names for folder, names in tables.items() if names}) as catalog:
         for table, columns in (("photos", ["key"]), ("attempts", ["site", "listing_id"])):
             for row, parts in _doubled(root, catalog, table, columns).items():
                 why = f"{row} is in parts {', '.join(f'{stage}/{part}' for stage, part in parts)}"
@@ -194,10 +190,16 @@ class _Whole:
     def _current(self, stage: str, folder: str, script: str) -> Receipt | None:
         """Return a global stage's receipt where it is of the photos as they are now, else note that it is not."""
         receipt = read_receipt(self._root, stage, "all")
-        if receipt is None or receipt.inputs.get("ingest", self._ingest) == self._ingest:
-            return receipt
-        self._findings.notes.append(f"{folder} is of an earlier state of the photos; run {script}")
-        return None
+        if receipt is None:
+            return None
+        if receipt.inputs.get("ingest", self._ingest) != self._ingest:
+            self._findings.notes.append(f"{folder} is of an earlier state of the photos; run {script}")
+            return None
+        edges = [name for name in ("dedup", "copies") if name in receipt.inputs]
+        if any(receipt.inputs[name] != inputs_fingerprint(self._root, (name,)) for name in edges):
+            self._findings.notes.append(f"{folder} is of an earlier state of the edges; run {script}")
+            return None
+        return receipt
 
     def _problem(self, what: str, where: str, why: str, receipt: Receipt, script: str) -> None:
         self._findings.add(Problem(what, where, why, _REDO.format(script=script)), (receipt.stage, receipt.part))

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
@@ -117,14 +118,29 @@ def committed_files(root: Root, folder: str, *, stages: tuple[str, ...] = INGEST
     return names
 
 
-def inputs_fingerprint(root: Root, stages: tuple[str, ...] = INGEST_STAGES) -> str:
-    """Fingerprint all that the given stages committed: changes when a file does, not when a receipt is rewritten."""
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What some stages had committed at one look: the names of its files by folder, and a fingerprint of them all."""
+
+    files: dict[str, list[str]]
+    fingerprint: str
+
+
+def committed_inputs(root: Root, stages: tuple[str, ...] = INGEST_STAGES) -> Inputs:
+    """Look once at all that the given stages committed, so that files and fingerprint are of the same moment."""
+    files: dict[str, list[str]] = {}
     digest = hashlib.sha256()
     for stage in stages:
         for receipt in read_receipts(root, stage):
             for name, entry in sorted(receipt.files.items()):
+                files.setdefault(str(PurePosixPath(name).parent), []).append(name)
                 digest.update(f"{stage} {receipt.part} {name} {entry.sha256}\n".encode())
-    return digest.hexdigest()
+    return Inputs(files, digest.hexdigest())
+
+
+def inputs_fingerprint(root: Root, stages: tuple[str, ...] = INGEST_STAGES) -> str:
+    """Fingerprint all that the given stages committed: changes when a file does, not when a receipt is rewritten."""
+    return committed_inputs(root, stages).fingerprint
 
 
 def installed_version() -> str:
@@ -195,7 +211,7 @@ class PartWriter:
         if not fits_folder(table.schema, folder):
             raise IntegrityError(f"{folder}: the table's schema is {table.schema}, which is not the contract's")
         path = self.stage_path(folder)
-        with reported(str(path)):
+        with reported(str(path), writing=True):
             pq.write_table(table, path, compression="zstd")
 
     def commit(

@@ -12,7 +12,11 @@ from pipeline import catalog as script
 from pipeline.catalog import Catalog, CatalogSettings, query
 from pipeline.dedup import DedupSettings, dedup
 from pipeline.funnel import funnel
+from pipeline.publish import publish
+from pipeline.publish_content import PublishSettings
+from pipeline.verify import verify
 from schemas.errors import ReconcileError, RootError, RunError, UsageError
+from schemas.manifest import read_manifest
 from schemas.storage import Root
 from schemas.tables import DUPLICATES, PHOTOS
 from tests.pipeline.roots import Listing, Missed, new_root, noise, write_part
@@ -272,3 +276,22 @@ def test_a_closed_pipe_is_no_traceback(root: Root) -> None:
         process.stdout.readline()
         process.stdout.close()
         assert "Traceback" not in process.stderr.read()
+
+
+def test_data_sets_whose_names_look_alike_and_are_equal_stand_beside_each_other(root: Root) -> None:
+    for name in ("cars", "Cars", "c-a", "c_a"):
+        publish(root, name, PublishSettings())
+    counted = "SELECT dataset, count(*) AS n FROM datasets GROUP BY ALL ORDER BY dataset"
+    assert query(root, counted).to_pylist() == [{"dataset": name, "n": 3} for name in ("Cars", "c-a", "c_a", "cars")]
+    assert verify(root).ok
+
+
+def test_a_lost_file_of_a_data_set_stops_only_what_asks_for_it(root: Root) -> None:
+    publish(root, "cars", PublishSettings())
+    for name in read_manifest(root, "cars").files_of("photos"):
+        root.remove(name)
+    assert query(root, "SELECT count(*) AS n FROM photos")["n"].to_pylist() == [4]
+    assert not dedup(root, DedupSettings(policy="drop_all"))["unchanged"]
+    for _ in range(2):
+        with pytest.raises(RootError, match="see pipeline/verify"):
+            query(root, "FROM datasets")

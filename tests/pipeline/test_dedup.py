@@ -9,6 +9,7 @@ from PIL import Image
 from pipeline import dedup as script
 from pipeline.catalog import query
 from pipeline.dedup import DedupSettings, dedup
+from pipeline.dedup_exact import find_exact
 from pipeline.lease import hold_lease
 from pipeline.verify import verify
 from schemas.errors import IntegrityError, LeaseError, ReconcileError
@@ -216,3 +217,37 @@ def test_a_png_and_its_byte_equal_pixels_under_another_format_are_copies(root: R
     write_part(root, "demo-0", [Listing("1", [png(picture), bitmap.getvalue()])])
     dedup(root, DedupSettings())
     assert dropped(root) == {"demo/1/001": "exact_duplicate"}
+
+
+def test_a_part_that_a_crawl_commits_meanwhile_waits_for_the_next_run(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_part(root, "demo-0", [Listing("1", [noise(1)]), Listing("2", [noise(1)])])
+
+    def crawled_meanwhile(root: Root, catalog: Any) -> None:
+        find_exact(root, catalog)
+        monkeypatch.undo()
+        write_part(root, "demo-10", [Listing("11", [noise(1)])])
+
+    monkeypatch.setattr(script, "find_exact", crawled_meanwhile)
+    assert dedup(root, DedupSettings())["photos"] == 2
+    assert set(rows_of(root)) == {"demo/1/000", "demo/2/000"}
+    again = dedup(root, DedupSettings())
+    assert (again["unchanged"], again["photos"], again["exact_dropped"]) == (False, 3, 2)
+    assert dedup(root, DedupSettings())["unchanged"]
+    assert verify(root).ok
+
+
+@pytest.mark.parametrize("name", ["edges/hash/all.parquet", "duplicates/all.parquet"])
+def test_a_lost_or_cut_file_of_its_own_is_made_again(root: Root, name: str) -> None:
+    write_part(root, "demo-0", [Listing("1", [noise(1)]), Listing("2", [noise(1)])])
+    dedup(root, DedupSettings())
+    before = rows_of(root)
+    root.remove(name)
+    assert not dedup(root, DedupSettings())["unchanged"]
+    assert rows_of(root) == before
+    (made,) = root.list(name.rsplit("/", 1)[0])
+    root.write_bytes(made, b"PAR1")
+    assert not dedup(root, DedupSettings())["unchanged"]
+    assert rows_of(root) == before
+    assert verify(root).ok
