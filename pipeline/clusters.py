@@ -21,7 +21,7 @@ from pipeline.global_stage import WHOLE, run_global_stage
 from pipeline.photo_outcomes import COUNT_OF_REASON
 from pipeline.table_file import written
 from schemas.errors import IntegrityError, ReconcileError, UsageError
-from schemas.receipts import Inputs, PartWriter, committed_inputs, read_receipt
+from schemas.receipts import Inputs, PartWriter, committed_inputs, inputs_of, read_receipt
 from schemas.settings import Section, result, result_settings
 from schemas.storage import Root
 from schemas.tables import DUPLICATES
@@ -96,13 +96,22 @@ ORDER BY cluster_id
 """
 
 
-def _inputs(root: Root, ingest: Inputs) -> dict[str, Inputs]:
-    """Name what is read; copies found among other clusters than today's count for nothing."""
-    hashed = committed_inputs(root, (HASH_STAGE,))
+def hash_edges(root: Root, ingest: Inputs) -> Inputs:
+    """Look at the edges of the hash tiers, which must be of these photos.
+
+    Raises:
+        UsageError: dedup has not run, or not over all photos.
+    """
     deduplicated = read_receipt(root, HASH_STAGE, WHOLE)
     if deduplicated is None or deduplicated.inputs.get("ingest") != ingest.fingerprint:
         found = "has not run" if deduplicated is None else "has not seen all photos, since a crawl has committed more"
         raise UsageError(f"dedup {found}; run: python pipeline/dedup.py --root {root.text}")
+    return inputs_of([deduplicated])
+
+
+def _inputs(root: Root, ingest: Inputs) -> dict[str, Inputs]:
+    """Name what is read; copies found among other clusters than today's count for nothing."""
+    hashed = hash_edges(root, ingest)
     inputs = {"ingest": ingest, HASH_STAGE: hashed}
     copied = read_receipt(root, COPY_STAGE, WHOLE)
     if copied is None:

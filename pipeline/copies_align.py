@@ -57,6 +57,7 @@ class Features:
     places: Floats
     angles: Floats
     descriptors: Pixels
+    short_side_px: int
 
     def __len__(self) -> int:
         return len(self.places)
@@ -74,26 +75,32 @@ class Alignment:
 def features_of(jpeg: bytes) -> Features:
     """Find a stored photo's local features."""
     grey = cv2.cvtColor(decode_stored(jpeg), cv2.COLOR_RGB2GRAY)
-    shrink = min(1.0, _FEATURES_SIDE_PX / min(grey.shape))
+    side = min(grey.shape)
+    shrink = min(1.0, _FEATURES_SIDE_PX / side)
     if shrink < 1:
         grey = cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
     points, descriptors = cv2.SIFT.create(nfeatures=MAX_FEATURES).detectAndCompute(grey, None)
     if not points:
-        return Features(np.empty((0, 2), np.float32), np.empty(0, np.float32), np.empty((0, 128), np.uint8))
+        return Features(np.empty((0, 2), np.float32), np.empty(0, np.float32), np.empty((0, 128), np.uint8), side)
     # Features as strong as the last one asked for come on top.
     points = points[:MAX_FEATURES]
     places = np.array([point.pt for point in points], np.float32) / np.float32(shrink)
     angles = np.array([point.angle for point in points], np.float32)
-    return Features(places, angles, np.asarray(descriptors[:MAX_FEATURES], np.uint8))
+    return Features(places, angles, np.asarray(descriptors[:MAX_FEATURES], np.uint8), side)
 
 
 def align(first: Features, second: Features, *, max_scale: float, min_inliers: int) -> Alignment | None:
-    """Find the one scale and shift that most matches of two photos agree on; None where too few do."""
+    """Find the one scale and shift that most matches of two photos agree on; None where too few do.
+
+    `max_scale` is how much larger one may show things than the other were they stored at one size.
+    """
     rows, columns = _matches(first, second)
     if len(rows) < min_inliers:
         return None
     ours, theirs = first.places[rows], second.places[columns]
-    scales, shifts = _votes(ours, theirs, max_scale)
+    whole = second.short_side_px / first.short_side_px
+    low, high = whole / max_scale, whole * max_scale
+    scales, shifts = _votes(ours, theirs, low, high)
     if not len(scales):
         return None
     apart = scales[:, None, None] * ours[None] + shifts[:, None] - theirs[None]
@@ -106,7 +113,7 @@ def align(first: Features, second: Features, *, max_scale: float, min_inliers: i
         apart = scale * ours + shift - theirs
         inliers = np.einsum("mc,mc->m", apart, apart) < _INLIER_PX**2
     num_inliers = int(inliers.sum())
-    if num_inliers < min_inliers or not 1 / max_scale <= scale <= max_scale:
+    if num_inliers < min_inliers or not low <= scale <= high:
         return None
     return Alignment(float(scale), (float(shift[0]), float(shift[1])), num_inliers)
 
@@ -130,7 +137,7 @@ def _matches(first: Features, second: Features) -> tuple[NDArray[np.intp], NDArr
     return rows[kept], columns[kept]
 
 
-def _votes(ours: Floats, theirs: Floats, max_scale: float) -> tuple[Floats, Floats]:
+def _votes(ours: Floats, theirs: Floats, low: float, high: float) -> tuple[Floats, Floats]:
     """Let every two matches name a scale and shift; leave out those that turn or scale too much."""
     left, right = np.triu_indices(len(ours), k=1)
     from_px, to_px = ours[right] - ours[left], theirs[right] - theirs[left]
@@ -139,7 +146,7 @@ def _votes(ours: Floats, theirs: Floats, max_scale: float) -> tuple[Floats, Floa
     left, right, from_px, to_px, length = left[wide], right[wide], from_px[wide], to_px[wide], length[wide]
     along = (from_px * to_px).sum(axis=1) / length**2
     across = np.abs(from_px[:, 0] * to_px[:, 1] - from_px[:, 1] * to_px[:, 0]) / length**2
-    kept = np.flatnonzero((across <= _MAX_SKEW * along) & (along >= 1 / max_scale) & (along <= max_scale))
+    kept = np.flatnonzero((across <= _MAX_SKEW * along) & (along >= low) & (along <= high))
     # More votes than enough: an even choice of them.
     kept = kept[:: -(-len(kept) // _MAX_VOTES) or 1]
     scales = along[kept].astype(np.float32)

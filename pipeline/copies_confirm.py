@@ -1,8 +1,9 @@
 """Compare candidate pairs by their pixels, many at once and in bounded memory.
 
-Pairs come sorted by their first photo, and photos stand in order of part, so that what a block of pairs needs lies
-close together; local features are kept for the photos used last. They are made anew in each run, for they are larger
-than the photos themselves, only photos that have a candidate need them, and a new part brings new candidates to all.
+Pairs come sorted by their first photo, and photos stand in order of key, as do parts, so that what a block of pairs
+needs lies close together; local features are kept for the photos used last. They are made anew in each run, for they
+are larger than the photos themselves, only photos that have a candidate need them, and a new part brings new candidates
+to all.
 """
 
 import os
@@ -10,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import cv2
 import numpy as np
@@ -33,6 +34,13 @@ class Place:
     key: str
 
 
+class Located(Protocol):
+    """Photos by number."""
+
+    def __getitem__(self, place: int, /) -> Place:
+        """Say where a photo is stored."""
+
+
 class PairChecker:
     """Compares photos of one root by their pixels; a context manager.
 
@@ -42,7 +50,7 @@ class PairChecker:
     def __init__(
         self,
         root: Root,
-        photos: Sequence[Place],
+        photos: Located,
         *,
         max_scale: float,
         min_inliers: int,
@@ -69,7 +77,7 @@ class PairChecker:
         for shard in self._shards.values():
             shard.close()
 
-    def shares(self, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
+    def shares(self, pairs: NDArray[np.uint32]) -> NDArray[np.float32]:
         """Return for each pair of places the share of blocks that agree once aligned; 0 where nothing aligns them."""
         found = np.zeros(len(pairs), np.float32)
         progress = Progress(len(pairs), "pairs")
@@ -82,7 +90,7 @@ class PairChecker:
             progress.close()
         return found
 
-    def _block(self, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _block(self, pairs: NDArray[np.uint32]) -> NDArray[np.float32]:
         self._load(np.unique(pairs).tolist())
         ordered = [self._by_key(int(a), int(b)) for a, b in pairs]
         alignments = self._map(self._align, ordered)

@@ -3,10 +3,14 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 Pair = tuple[int, int]
+Ranks = Sequence[int] | NDArray[np.uint32]
 
 
-def stars(shares: Mapping[Pair, float], ranks: Sequence[int]) -> dict[int, int]:
+def stars(shares: Mapping[Pair, float], ranks: Ranks) -> dict[int, int]:
     """Tie photos to representatives: copy -> representative.
 
     Photos are taken in order of rank; one that nobody has claimed claims all it is confirmed to be equal to.
@@ -17,14 +21,14 @@ def stars(shares: Mapping[Pair, float], ranks: Sequence[int]) -> dict[int, int]:
         neighbours[first].append(second)
         neighbours[second].append(first)
     tied: dict[int, int] = {}
-    for photo in sorted(neighbours, key=ranks.__getitem__):
+    for photo in sorted(neighbours, key=lambda photo: ranks[photo]):
         if photo not in tied:
             later = [other for other in neighbours[photo] if ranks[other] > ranks[photo]]
             tied |= {other: photo for other in later if other not in tied}
     return tied
 
 
-def second_looks(shares: Mapping[Pair, float], ranks: Sequence[int]) -> set[Pair]:
+def second_looks(shares: Mapping[Pair, float], ranks: Ranks) -> set[Pair]:
     """Name the pairs that are worth comparing too: a star's centre, and what is equal to one of its copies.
 
     A picture that is there in many cuts has more copies than a photo has candidates, and its stars would stay apart.

@@ -52,14 +52,14 @@ def read_embeddings(root: Root, encoder: str) -> Iterator[tuple[list[str], NDArr
     """
     require_embeddings(root, encoder)
     folder = embeddings_folder(encoder)
-    return (_read_part(root, receipt.file(folder)) for receipt in read_receipts(root, embed_stage(encoder)))
+    return (read_part(root, receipt.file(folder)) for receipt in read_receipts(root, embed_stage(encoder)))
 
 
 def part_embeddings(root: Root, encoder: str, part: str) -> tuple[list[str], NDArray[np.float16]]:
     """Give one part's keys and embeddings; none where the part is not embedded."""
     if (receipt := read_receipt(root, embed_stage(encoder), part)) is None:
         return [], np.empty((0, 0), np.float16)
-    return _read_part(root, receipt.file(embeddings_folder(encoder)))
+    return read_part(root, receipt.file(embeddings_folder(encoder)))
 
 
 def embeddings_fingerprint(root: Root, encoder: str) -> str:
@@ -95,7 +95,8 @@ def embeddings_table(keys: Sequence[str], vectors: NDArray[np.float16]) -> pa.Ta
     return pa.Table.from_arrays([pa.array(keys, pa.string()), lists], schema=schema)
 
 
-def _read_part(root: Root, name: str) -> tuple[list[str], NDArray[np.float16]]:
+def read_part(root: Root, name: str) -> tuple[list[str], NDArray[np.float16]]:
+    """Give the keys and embeddings of one file."""
     table: pa.Table = root.read_table(name)
     dim = table.schema.field("embedding").type.list_size
     chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["embedding"].chunks]

@@ -10,7 +10,7 @@ import glob
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -128,13 +128,17 @@ class Inputs:
 
 def committed_inputs(root: Root, stages: tuple[str, ...] = INGEST_STAGES) -> Inputs:
     """Look once at all that the given stages committed, so that files and fingerprint are of the same moment."""
+    return inputs_of(receipt for stage in stages for receipt in read_receipts(root, stage))
+
+
+def inputs_of(receipts: Iterable[Receipt]) -> Inputs:
+    """Return the files that these receipts name, and a fingerprint of them all."""
     files: dict[str, list[str]] = {}
     digest = hashlib.sha256()
-    for stage in stages:
-        for receipt in read_receipts(root, stage):
-            for name, entry in sorted(receipt.files.items()):
-                files.setdefault(str(PurePosixPath(name).parent), []).append(name)
-                digest.update(f"{stage} {receipt.part} {name} {entry.sha256}\n".encode())
+    for receipt in receipts:
+        for name, entry in sorted(receipt.files.items()):
+            files.setdefault(str(PurePosixPath(name).parent), []).append(name)
+            digest.update(f"{receipt.stage} {receipt.part} {name} {entry.sha256}\n".encode())
     return Inputs(files, digest.hexdigest())
 
 

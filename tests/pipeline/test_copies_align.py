@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -96,3 +97,14 @@ def test_the_same_photos_give_the_same_answer_each_time() -> None:
     first = aligned(ours, theirs)
     assert first is not None
     assert [aligned(ours, theirs) for _ in range(3)] == [first] * 3
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.05])
+def test_a_copy_stored_at_half_the_size_is_aligned_whatever_the_limit(cut: float) -> None:
+    photo = drawn(CAR)
+    small = cv2.resize(cropped(photo, cut), (192, 128), interpolation=cv2.INTER_AREA)
+    ours, theirs = stored(photo), stored(np.asarray(small, np.uint8))
+    alignment = aligned(ours, theirs)
+    assert alignment is not None
+    assert alignment.scale == pytest.approx(0.5 / (1 - 2 * cut), rel=0.02)
+    assert agreement(ours, theirs, alignment) > ENOUGH

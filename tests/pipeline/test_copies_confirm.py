@@ -10,7 +10,7 @@ from tests.pipeline.copied_photos import bannered, cropped, drawn, source
 from tests.pipeline.roots import Listing, new_root, write_part
 
 CAR = 660000060
-PAIRS = np.array([(first, second) for first in range(6) for second in range(first + 1, 6)], np.int64)
+PAIRS = np.array([(first, second) for first in range(6) for second in range(first + 1, 6)], np.uint32)
 
 
 def filled(folder: Path) -> tuple[Root, list[Place]]:
