@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.embeddings import read_embeddings
 from pipeline.label_queue import PhotoIndex, QueueError, TextRanking
+from schemas.errors import UsageError
 from schemas.storage import Root
 
 
@@ -27,14 +28,15 @@ def load_text_encoder(encoder: str, weights: str | None) -> object:
     """Load an encoder by name, whether it reads text or not.
 
     Raises:
-        QueueError: the libraries of encoders are not installed.
+        QueueError: it cannot be loaded here; the message says what is missing.
     """
+    # Here, since the page needs it for texts alone.
+    from pipeline.embed import load_encoder
+
     try:
-        # Here, since the page needs it for texts alone, it takes seconds, and crawling alone installs no torch.
-        from pipeline.embed import load_encoder  # type: ignore[import-not-found]  # the stage is still to come
-    except ModuleNotFoundError as error:
-        raise QueueError(f"choosing by text needs {error.name}, which is not installed here") from error
-    return load_encoder(encoder, weights=weights)
+        return load_encoder(encoder, weights=weights)
+    except UsageError as error:
+        raise QueueError(f"choosing by text needs the encoder: {error}") from error
 
 
 def text_ranking(root: Root, index: PhotoIndex, encoder: str, load: Callable[[], object]) -> TextRanking:

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.embeddings import embed_stage, embeddings_folder
-from pipeline.label_prompt import text_ranking
+from pipeline.label_prompt import load_text_encoder, text_ranking
 from pipeline.label_queue import PhotoIndex, QueueError, Queues
 from schemas.errors import UsageError
 from schemas.receipts import PartWriter
@@ -60,3 +60,9 @@ def test_without_embeddings_the_encoder_is_not_even_loaded(root: Root) -> None:
 
     with pytest.raises(UsageError, match=r"pipeline/embed\.py"):
         text_ranking(root, PhotoIndex(root), "efficientnet_lite0", load)("dashboard")
+
+
+def test_an_encoder_that_cannot_be_loaded_says_why() -> None:
+    # HF_HUB_OFFLINE is set for all tests.
+    with pytest.raises(QueueError, match=r"needs the encoder: .*not on this machine.*--set embed\.weights"):
+        load_text_encoder("open_clip:ViT-B-16/openai", None)
