@@ -61,8 +61,10 @@ class CopiesSettings(Section):
     """Which pairs are compared, and from when on two photos are copies."""
 
     enabled: bool = result(True, "look for copies; without, only the hash tiers count")
+    # On 300 real photos each, embedded by efficientnet_lite0, the least cosine of a 5 % crop or a banner with the photo
+    # it was made of is 0.82, and of its ten nearest 6.3 photos are above the floor.
     neighbours: int = result(10, "nearest photos by embedding that each photo is compared with", ge=1, le=1_000)
-    min_cosine: float = result(0.6, "cosine of embeddings below which two photos are not compared", ge=-1, le=1)
+    min_cosine: float = result(0.75, "cosine of embeddings below which two photos are not compared", ge=-1, le=1)
     min_share: float = result(0.7, "share of the blocks that must show the same, once aligned", gt=0, le=1)
     max_scale: float = result(1.5, "how much larger a copy may show things at one size; a 5 % crop: 1.11", ge=1, le=4)
     min_inliers: int = result(8, "matched local features that must agree on the alignment", ge=4)

@@ -66,7 +66,7 @@ def _embedded(root: Root, encoder: str, receipts: Sequence[Receipt]) -> dict[str
 
 def _is_of(embedded: Receipt, part: Receipt) -> bool:
     """Tell whether embeddings are of the part's photos as they are now."""
-    return any(entry.sha256 in embedded.inputs.values() for entry in part.files.values())
+    return bool(embedded.inputs) and set(embedded.inputs.values()) <= {entry.sha256 for entry in part.files.values()}
 
 
 class Photos:

@@ -56,7 +56,6 @@ def banner_of(owner: int) -> bytes:
 def small_picture(jpeg: bytes) -> NDArray[np.float32]:
     """Reduce a photo to what an encoder might keep of it: rough colours, of norm 1."""
     pixels = cv2.resize(decode_stored(jpeg), (8, 6), interpolation=cv2.INTER_AREA).astype(np.float32).reshape(-1)
-    pixels -= pixels.mean()
     found: NDArray[np.float32] = pixels / max(float(np.linalg.norm(pixels)), 1e-6)
     return found
 
