@@ -12,8 +12,10 @@ a stored photo in `duplicates/`.
     python pipeline/copies.py --root data --set copies.min_share=0.8 --set copies.neighbours=20
     python pipeline/copies.py --root data --set embed.encoder=open_clip:ViT-B-16/openai
     python pipeline/copies.py --root data --set copies.enabled=false
+    ray job submit --working-dir . -- python pipeline/copies.py --root s3://bucket/data
 
-The copy with most source pixels stays, then the one of the smallest key, and each copy hangs on it alone. With
+The copy with most source pixels stays, then the one of the smallest key, and each copy hangs on it alone. On a
+cluster (`ray.address`, or $RAY_ADDRESS) its machines compare the pairs, else the threads of this one. With
 `copies.enabled=false` no pair is looked for, and only the hash tiers count. Running again does nothing where neither
 photos, hash tiers, embeddings nor settings have changed. Last line: `photos` (stored) = `compared` + `tied_by_hash` +
 `without_embedding` (embed could not read them), and `photos` = `kept` + `exact_dropped` + `near_dropped` +
@@ -21,7 +23,8 @@ photos, hash tiers, embeddings nor settings have changed. Last line: `photos` (s
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -31,19 +34,23 @@ from pydantic import ConfigDict
 
 from pipeline.catalog import CatalogSettings
 from pipeline.clusters import ClusterSettings, unite
-from pipeline.copies_confirm import PairChecker
+from pipeline.copies_confirm import Block, PairChecker, compare_block
 from pipeline.copies_neighbours import candidate_pairs
 from pipeline.copies_photos import Look, Photos, look_at, photos_to_compare
 from pipeline.copies_stars import Pair, second_looks, stars
 from pipeline.embeddings import DEFAULT_ENCODER
 from pipeline.global_stage import run_global_stage
-from schemas.command import run_script, script_parser
+from pipeline.runner import RaySettings, connected
+from pipeline.runner_calls import names_cluster, run_calls
+from schemas.command import Progress, run_script, script_parser
 from schemas.receipts import PartWriter
 from schemas.settings import Section, load_settings, operational, result, result_settings
 from schemas.storage import Root
 from schemas.tables import EDGES, table_of
 
 STAGE = "copies"
+# Pairs that a machine of a cluster is sent at once, as names: a minute's work for a core.
+_PAIRS_A_CALL = 4_096
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body(args: Any) -> Mapping[str, Any]:
         settings = load_settings(_Settings, config=args.config, sets=args.sets)
         root, encoder = Root.open(args.root), settings.embed.encoder
-        return copies(root, settings.copies, settings.dedup, settings.catalog, encoder=encoder)
+        return copies(root, settings.copies, settings.dedup, settings.catalog, encoder=encoder, ray=settings.ray)
 
     return run_script(script_parser(__doc__ or ""), body, argv=argv)
 
@@ -93,6 +100,7 @@ class _Settings(Section):
     dedup: _ClusterSettings = _ClusterSettings()
     embed: _EmbedSettings = _EmbedSettings()
     catalog: CatalogSettings = CatalogSettings()
+    ray: RaySettings = RaySettings()
 
 
 def copies(
@@ -102,6 +110,7 @@ def copies(
     limits: CatalogSettings | None = None,
     *,
     encoder: str = DEFAULT_ENCODER,
+    ray: RaySettings | None = None,
 ) -> dict[str, Any]:
     """Write `edges/copy` and unite all tiers in `duplicates`, where not up to date; return the last line.
 
@@ -125,7 +134,7 @@ def copies(
         ("edges/copy",),
         inputs=look,
         settings=chosen if settings.enabled else {"copies": {"enabled": False}},
-        write=lambda writer: _write(root, writer, looks[-1], settings, limits),
+        write=lambda writer: _write(root, writer, looks[-1], settings, limits, ray or RaySettings()),
     )
     # Of the photos that the edges are of: what a crawl has committed since is the next run's.
     united = unite(root, clusters, limits, ingest=looks[-1].ingest)
@@ -134,7 +143,12 @@ def copies(
 
 
 def _write(
-    root: Root, writer: PartWriter, look: Look, settings: CopiesSettings, limits: CatalogSettings | None
+    root: Root,
+    writer: PartWriter,
+    look: Look,
+    settings: CopiesSettings,
+    limits: CatalogSettings | None,
+    ray: RaySettings,
 ) -> dict[str, int]:
     """Write `edges/copy` and return the receipt's counts."""
     if not settings.enabled:
@@ -147,22 +161,56 @@ def _write(
         neighbours=settings.neighbours,
         min_cosine=settings.min_cosine,
     )
-    with PairChecker(
-        root,
-        photos,
-        max_scale=settings.max_scale,
-        min_inliers=settings.min_inliers,
-        cached_photos=settings.cached_photos,
-        threads=settings.threads,
-    ) as checker:
-        shares, num_compared = _confirmed(checker, pairs, photos, settings.min_share)
+    with _comparing(root, photos, settings, ray) as compare:
+        shares, num_compared = _confirmed(compare, pairs, photos, settings.min_share)
     edges = _edges(photos, shares)
     writer.write_table("edges/copy", edges)
     return {**counts, "pairs": num_compared, "copy_pairs": len(shares), "edges": edges.num_rows}
 
 
+# Given pairs of places, returns the share of blocks that agree in each.
+_Compare = Callable[[NDArray[np.uint32]], NDArray[np.float32]]
+
+
+@contextmanager
+def _comparing(root: Root, photos: Photos, settings: CopiesSettings, ray: RaySettings) -> Iterator[_Compare]:
+    """Compare pairs on the machines of a cluster where one is named, else in threads of this process."""
+    max_scale, min_inliers = settings.max_scale, settings.min_inliers
+    if not names_cluster(ray):
+        with PairChecker(
+            root,
+            photos,
+            max_scale=max_scale,
+            min_inliers=min_inliers,
+            cached_photos=settings.cached_photos,
+            threads=settings.threads,
+        ) as checker:
+            yield checker.shares
+        return
+
+    def block_of(pairs: NDArray[np.uint32]) -> Block:
+        places, rows = np.unique(pairs, return_inverse=True)
+        named = tuple(photos[int(place)] for place in places)
+        return Block(root, named, rows.reshape(-1, 2).astype(np.uint32), max_scale, min_inliers)
+
+    with connected(ray) as num_in_flight:
+
+        def spread(pairs: NDArray[np.uint32]) -> NDArray[np.float32]:
+            found = np.zeros(len(pairs), np.float32)
+            progress, done = Progress(len(pairs), "pairs"), 0
+            blocks = (block_of(pairs[start : start + _PAIRS_A_CALL]) for start in range(0, len(pairs), _PAIRS_A_CALL))
+            for number, shares in run_calls(compare_block, blocks, num_in_flight=num_in_flight, settings=ray):
+                found[number * _PAIRS_A_CALL : number * _PAIRS_A_CALL + len(shares)] = shares
+                done += len(shares)
+                progress.show(done)
+            progress.close()
+            return found
+
+        yield spread
+
+
 def _confirmed(
-    checker: PairChecker, pairs: NDArray[np.uint32], photos: Photos, min_share: float
+    compare: _Compare, pairs: NDArray[np.uint32], photos: Photos, min_share: float
 ) -> tuple[dict[Pair, float], int]:
     """Compare the candidates, then what a star's centre may equal too, until nothing is left to compare.
 
@@ -172,7 +220,7 @@ def _confirmed(
     looked_twice: set[Pair] = set()
     wanted, num_compared = pairs, 0
     while len(wanted):
-        found = checker.shares(wanted)
+        found = compare(wanted)
         num_compared += len(wanted)
         kept = found >= min_share
         shares |= dict(zip(map(tuple, wanted[kept].tolist()), found[kept].tolist(), strict=True))

@@ -41,6 +41,30 @@ class Located(Protocol):
         """Say where a photo is stored."""
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Pairs to compare elsewhere: rows of `photos`, so that only names travel."""
+
+    root: Root
+    photos: tuple[Place, ...]
+    pairs: NDArray[np.uint32]
+    max_scale: float
+    min_inliers: int
+
+
+def compare_block(block: Block) -> NDArray[np.float32]:
+    """Compare the pairs of a block in one thread; return what `PairChecker.shares` does."""
+    with PairChecker(
+        block.root,
+        block.photos,
+        max_scale=block.max_scale,
+        min_inliers=block.min_inliers,
+        cached_photos=len(block.photos),
+        threads=1,
+    ) as checker:
+        return checker.shares(block.pairs)
+
+
 class PairChecker:
     """Compares photos of one root by their pixels; a context manager.
 

@@ -30,7 +30,7 @@ NOT_IN_SCHEMAS = frozenset({"ray", "torch", "duckdb", "mlflow"})
 
 # Library (the longest prefix counts) -> the files that may import it.
 DOORS = {
-    "ray": {"pipeline/runner.py", "pipeline/runner_board.py", "pipeline/runner_hands.py"},
+    "ray": {"pipeline/runner.py", "pipeline/runner_board.py", "pipeline/runner_calls.py", "pipeline/runner_hands.py"},
     "ray.train": {"training/train.py"},
     "ray.serve": {"training/serve.py"},
     "duckdb": {"pipeline/catalog.py"},

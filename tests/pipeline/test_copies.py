@@ -22,8 +22,10 @@ from pipeline.clusters import ClusterSettings
 from pipeline.copies import CopiesSettings
 from pipeline.dedup import DedupSettings, dedup
 from pipeline.digest import digest
+from pipeline.embed import EmbedSettings, embed
 from pipeline.embeddings import DEFAULT_ENCODER, embed_stage, embeddings_folder, embeddings_table
 from pipeline.lease import hold_lease
+from pipeline.runner import RaySettings, connected
 from pipeline.verify import verify
 from schemas.errors import IntegrityError, LeaseError, ReconcileError, UsageError
 from schemas.image import decode_stored
@@ -181,6 +183,27 @@ def test_the_result_depends_neither_on_parts_nor_on_their_order(tmp_path: Path) 
         copies(root, cached_photos=1 if parts == 3 else 100, threads=parts)
         found.append((digest(root), root.read_table("edges/copy/all.parquet").to_pylist()))
     assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_pairs_that_a_cluster_compares_come_out_the_same(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies(root)
+    expected = root.read_table("edges/copy/all.parquet")
+    root.remove("edges/copy/all.parquet")
+    monkeypatch.setattr(script, "_PAIRS_A_CALL", 5)
+    with connected(RaySettings()):  # held by the test, so that it is what any address leads to
+        script.copies(root, CopiesSettings(), ClusterSettings(), ray=RaySettings(address="auto"))
+    assert root.read_table(root.list("edges/copy")[0]).equals(expected)
+
+
+@pytest.mark.slow
+def test_with_the_default_encoder_crops_and_banners_are_found(empty: Root) -> None:
+    write_part(empty, "demo-0", listed())
+    dedup(empty, DedupSettings(), unite=False)
+    embed(empty, EmbedSettings(device="cpu"))
+    copies(empty)
+    assert dropped(empty) == {"demo/1/002": "copy", "demo/2/002": "copy"}
+    assert verify(empty).ok
 
 
 def test_running_again_does_nothing_until_inputs_or_settings_change(root: Root) -> None:
