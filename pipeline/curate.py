@@ -123,7 +123,7 @@ def _calls(
         # Copies unite all tiers; where they do not run now, dedup does.
         "dedup": lambda: dedup(root, settings.dedup, limits, unite="copies" not in stages),
         "embed": lambda: embed(root, settings.embed, settings.ray),
-        "copies": lambda: copies(root, settings.copies, settings.dedup, limits, encoder=encoder),
+        "copies": lambda: copies(root, settings.copies, settings.dedup, limits, encoder=encoder, ray=settings.ray),
         "score": lambda: score(root, settings.score, encoder=encoder),
         "publish": lambda: publish(root, dataset or "", settings.publish, limits),
     }
