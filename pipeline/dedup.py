@@ -1,13 +1,16 @@
-"""Find photos that are the same picture, by their hash and then their pixels: the exact tier.
+"""Find photos that are the same picture, by their hashes and then their pixels: the exact and the near tier.
 
-The coarse hash is equal, and the stored bytes or else the stored pixels are the same picture; flat images and cut-outs
-that differ are told apart by that.
+Exact: the coarse hash is equal, and the stored bytes or else the stored pixels are the same picture; flat images and
+cut-outs that differ are told apart by that. Near: the perceptual hashes differ in at most `dedup.max_distance` bits,
+and the stored pixels, laid over each other, are one photo: re-encoded, resized, brighter, or cropped by about 1 %.
 
-Reads: photos, listings (vin), and shard values where hash and bytes disagree. Writes `edges/hash/` (the copy that would
-stay - each other copy) and, as its last step, one row a stored photo in `duplicates/`.
+Reads: photos, listings (vin), and shard values of photos whose hashes are near. Writes `edges/hash/` (the copy that
+would stay - each other copy) and, as its last step, one row a stored photo in `duplicates/`.
 
     python pipeline/dedup.py --root data
     python pipeline/dedup.py --root data --set dedup.policy=drop_all
+    python pipeline/dedup.py --root data --set dedup.max_distance=0
+    python pipeline/dedup.py --root data --set dedup.mirrored=true
     python pipeline/dedup.py --root data --set dedup.stock_listings=6 --set catalog.memory_gib=1
 
 A cluster that shows at least `dedup.stock_listings` different cars is a stock photo and is dropped whole; listings that
@@ -18,6 +21,7 @@ nothing where neither the photos nor the settings have changed. Last line: `phot
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,11 +29,12 @@ from pipeline import clusters
 from pipeline.catalog import Catalog, CatalogSettings
 from pipeline.clusters import ClusterSettings
 from pipeline.dedup_exact import find_exact
+from pipeline.dedup_near import find_near
 from pipeline.global_stage import run_global_stage
 from pipeline.table_file import written
 from schemas.command import run_script, script_parser
 from schemas.receipts import Inputs, PartWriter, committed_inputs
-from schemas.settings import Section, load_settings, result_settings
+from schemas.settings import Section, load_settings, result, result_settings
 from schemas.storage import Root
 from schemas.tables import EDGES
 
@@ -49,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 class DedupSettings(ClusterSettings):
     """What counts as the same picture, and which copies stay."""
 
+    max_distance: int = result(
+        8, "bits of 64 by which the perceptual hashes of near copies differ at most; 0 leaves them out", ge=0, le=12
+    )
+    mirrored: bool = result(False, "whether a mirrored photo is a near copy too; its hash is known to a few bits only")
+    max_compared: int = result(32, "photos a photo is compared with before it is no near copy", ge=1, le=255)
+
 
 class _Settings(Section):
     """The sections this script reads."""
@@ -58,7 +69,11 @@ class _Settings(Section):
 
 
 def dedup(
-    root: Root, settings: DedupSettings, limits: CatalogSettings | None = None, *, unite: bool = True
+    root: Root,
+    settings: DedupSettings,
+    limits: CatalogSettings | None = None,
+    *,
+    unite: bool = True,
 ) -> dict[str, Any]:
     """Write `edges/hash` of all stored photos and unite it in `duplicates`, where not up to date; return the last line.
 
@@ -82,7 +97,7 @@ def dedup(
         ("edges/hash",),
         inputs=look,
         settings={"dedup": _result_settings(settings)},
-        write=lambda writer: _write(root, writer, seen[-1], limits),
+        write=lambda writer: _write(root, writer, settings, seen[-1], limits),
     )
     answer: dict[str, Any] = {**receipt.counts, "unchanged": unchanged}
     if unite:
@@ -99,15 +114,30 @@ def _result_settings(settings: DedupSettings) -> dict[str, Any]:
     }
 
 
-_EXACT_ROWS = "SELECT key_a, key_b, 'exact' AS tier, 0 AS distance FROM exact_edges ORDER BY key_a, key_b"
+_ROWS = """
+SELECT key_a, key_b, 'exact' AS tier, 0 AS distance FROM exact_edges
+UNION ALL SELECT key_a, key_b, 'near', distance FROM near_edges
+ORDER BY key_a, key_b
+"""
 
 
-def _write(root: Root, writer: PartWriter, ingest: Inputs, limits: CatalogSettings | None) -> dict[str, int]:
+def _write(
+    root: Root, writer: PartWriter, settings: DedupSettings, ingest: Inputs, limits: CatalogSettings | None
+) -> dict[str, int]:
     """Write `edges/hash` and return the receipt's counts."""
+    tiers = Counter[str]()
     with Catalog(root, limits, files=ingest.files) as catalog:
         find_exact(root, catalog)
-        edges = written(catalog.stream(_EXACT_ROWS), writer.stage_path("edges/hash"), EDGES)
-        return {"edges": sum(batch.num_rows for batch in edges)}
+        find_near(
+            root,
+            catalog,
+            max_distance=settings.max_distance,
+            max_compared=settings.max_compared,
+            mirrored=settings.mirrored,
+        )
+        for batch in written(catalog.stream(_ROWS), writer.stage_path("edges/hash"), EDGES):
+            tiers.update(batch.column("tier").to_pylist())
+    return {"edges": tiers.total(), "exact_edges": tiers["exact"], "near_edges": tiers["near"]}
 
 
 if __name__ == "__main__":

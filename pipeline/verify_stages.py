@@ -151,7 +151,8 @@ def _edges(root: Root, receipt: Receipt) -> tuple[dict[str, int], list[Found]]:
         found.append(("rows", name, f"edges of tiers {strangers}, expected {', '.join(_TIERS[receipt.stage])}"))
     if loops:
         found.append(("rows", name, f"photos that are copies of themselves: {some(loops)}"))
-    return {"edges": num_edges}, found
+    by_tier = {f"{tier}_edges": tiers[tier] for tier in ("exact", "near")} if receipt.stage == "dedup" else {}
+    return {"edges": num_edges, **by_tier}, found
 
 
 def _duplicates(root: Root, receipt: Receipt) -> tuple[dict[str, int], list[Found]]:

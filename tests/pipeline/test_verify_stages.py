@@ -71,7 +71,8 @@ def fill(root: Root) -> None:
     for part, rows in LISTINGS.items():
         if read_receipt(root, "crawl", part) is None:
             write_part(root, part, rows)
-    commit(root, "dedup", "all", {"edges/hash": edges(("demo/1/000", "demo/2/000"))}, {"edges": 1})
+    found = {"edges": 1, "exact_edges": 1, "near_edges": 0}
+    commit(root, "dedup", "all", {"edges/hash": edges(("demo/1/000", "demo/2/000"))}, found)
     for part, keys in KEYS.items():
         table = embeddings_table(keys, unit_vectors(len(keys)))
         commit(root, ENCODER, part, {"embeddings/timm-small": table}, {"embedded": len(keys), "unreadable": 0})
@@ -177,7 +178,10 @@ DAMAGES: dict[str, tuple[str, Callable[[Root], object]]] = {
         "rows",
         lambda r: rewrite(r, "copies", "all", "edges/copy", lambda _: edges(("demo/1/000", "demo/2/000")), edges=1),
     ),
-    "a doubled edge": ("edges_twice", lambda r: rewrite(r, "dedup", "all", "edges/hash", doubled, edges=2)),
+    "a doubled edge": (
+        "edges_twice",
+        lambda r: rewrite(r, "dedup", "all", "edges/hash", doubled, edges=2, exact_edges=2),
+    ),
     "a lost edge": ("counts", lambda r: rewrite(r, "dedup", "all", "edges/hash", shorter)),
     "a lost row of duplicates and its count": (
         "duplicates_coverage",
