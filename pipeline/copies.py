@@ -51,6 +51,8 @@ from schemas.tables import EDGES, table_of
 STAGE = "copies"
 # Pairs that a machine of a cluster is sent at once, as names: a minute's work for a core.
 _PAIRS_A_CALL = 4_096
+# Photos in a stretch, 4 GB of shards: where they are fetched, two stretches fit a machine's cache of them.
+_PHOTOS_A_STRETCH = 250_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -218,7 +220,7 @@ def _confirmed(
     """
     shares: dict[Pair, float] = {}
     looked_twice: set[Pair] = set()
-    wanted, num_compared = pairs, 0
+    wanted, num_compared = _by_stretch(pairs), 0
     while len(wanted):
         found = compare(wanted)
         num_compared += len(wanted)
@@ -229,6 +231,12 @@ def _confirmed(
         wanted = np.array(more, np.uint32).reshape(-1, 2)
         wanted = wanted[~_among(wanted, pairs)]
     return shares, num_compared
+
+
+def _by_stretch(pairs: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Order pairs so that long runs of them need the shards of two stretches only."""
+    stretches = pairs // _PHOTOS_A_STRETCH
+    return pairs[np.lexsort((stretches[:, 1], stretches[:, 0]))] if stretches.any() else pairs
 
 
 def _among(wanted: NDArray[np.uint32], pairs: NDArray[np.uint32]) -> NDArray[np.bool_]:
