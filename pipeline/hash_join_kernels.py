@@ -69,7 +69,7 @@ def _compare(
     end: int,
     max_distance: int,
     earlier: Hashes,
-    earlier_probes: Places,
+    probes: Places,
     found: Places,
     num_found: int,
 ) -> int:
@@ -79,7 +79,7 @@ def _compare(
         if _ones(differing) <= max_distance:
             is_new = True
             for band in range(len(earlier)):
-                if _ones(differing & earlier[band]) <= earlier_probes[band]:
+                if _ones(differing & earlier[band]) <= probes[band]:
                     is_new = False
                     break
             if is_new:
@@ -98,7 +98,7 @@ def compare_buckets(
     flips: Places,
     max_distance: int,
     earlier: Hashes,
-    earlier_probes: Places,
+    probes: Places,
     max_compares: int,
     state: Places,
     found: Places,
@@ -106,7 +106,7 @@ def compare_buckets(
 ) -> None:
     """Compare each bucket of the first block with those of the second whose value is its own, some bits flipped.
 
-    Pairs that an earlier band finds (at most `earlier_probes` differing bits under its mask) are left to it. Puts rows
+    Pairs that an earlier band finds (at most `probes` differing bits under its mask) are left to it. Puts rows
     (place in first, place in second) into `found` (C, 2), and pairs of buckets too large to compare, as values, into
     `giants` (G, 2); stops where either is full. `state` says where to go on: bucket, flip, row, then how many were
     found, how many giants, and 1 in the end.
@@ -140,16 +140,7 @@ def compare_buckets(
                     state[0], state[1], state[2], state[3], state[4] = bucket, flip, row, num_found, num_giants
                     return
                 num_found = _compare(
-                    first[place],
-                    place,
-                    second,
-                    begin,
-                    other_end,
-                    max_distance,
-                    earlier,
-                    earlier_probes,
-                    found,
-                    num_found,
+                    first[place], place, second, begin, other_end, max_distance, earlier, probes, found, num_found
                 )
                 row += 1
             row = 0
