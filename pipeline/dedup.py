@@ -25,16 +25,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow.compute as pc
+
 from pipeline import clusters
 from pipeline.catalog import Catalog, CatalogSettings
 from pipeline.clusters import ClusterSettings
 from pipeline.dedup_exact import find_exact
-from pipeline.dedup_near import find_near
+from pipeline.dedup_near import NearSettings, find_near
 from pipeline.global_stage import run_global_stage
 from pipeline.table_file import written
 from schemas.command import run_script, script_parser
 from schemas.receipts import Inputs, PartWriter, committed_inputs
-from schemas.settings import Section, load_settings, result, result_settings
+from schemas.settings import Section, load_settings, result_settings
 from schemas.storage import Root
 from schemas.tables import EDGES
 
@@ -51,14 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_script(script_parser(__doc__ or ""), body, argv=argv)
 
 
-class DedupSettings(ClusterSettings):
+class DedupSettings(NearSettings, ClusterSettings):
     """What counts as the same picture, and which copies stay."""
-
-    max_distance: int = result(
-        8, "bits of 64 by which the perceptual hashes of near copies differ at most; 0 leaves them out", ge=0, le=12
-    )
-    mirrored: bool = result(False, "whether a mirrored photo is a near copy too; its hash is known to a few bits only")
-    max_compared: int = result(32, "photos a photo is compared with before it is no near copy", ge=1, le=255)
 
 
 class _Settings(Section):
@@ -114,11 +110,8 @@ def _result_settings(settings: DedupSettings) -> dict[str, Any]:
     }
 
 
-_ROWS = """
-SELECT key_a, key_b, 'exact' AS tier, 0 AS distance FROM exact_edges
-UNION ALL SELECT key_a, key_b, 'near', distance FROM near_edges
-ORDER BY key_a, key_b
-"""
+_EXACT_ROWS = "SELECT key_a, key_b, 'exact' AS tier, 0 AS distance FROM exact_edges"
+_NEAR_ROWS = "SELECT key_a, key_b, 'near' AS tier, distance FROM near_edges"
 
 
 def _write(
@@ -126,17 +119,16 @@ def _write(
 ) -> dict[str, int]:
     """Write `edges/hash` and return the receipt's counts."""
     tiers = Counter[str]()
+    selects = [_EXACT_ROWS]
     with Catalog(root, limits, files=ingest.files) as catalog:
         find_exact(root, catalog)
-        find_near(
-            root,
-            catalog,
-            max_distance=settings.max_distance,
-            max_compared=settings.max_compared,
-            mirrored=settings.mirrored,
-        )
-        for batch in written(catalog.stream(_ROWS), writer.stage_path("edges/hash"), EDGES):
-            tiers.update(batch.column("tier").to_pylist())
+        if settings.max_distance:
+            find_near(root, catalog, settings)
+            selects.append(_NEAR_ROWS)
+        rows = catalog.stream(f"{' UNION ALL '.join(selects)} ORDER BY key_a, key_b")
+        for batch in written(rows, writer.stage_path("edges/hash"), EDGES):
+            for counted in pc.value_counts(batch.column("tier")).to_pylist():
+                tiers[counted["values"]] += counted["counts"]
     return {"edges": tiers.total(), "exact_edges": tiers["exact"], "near_edges": tiers["near"]}
 
 

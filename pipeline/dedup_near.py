@@ -16,6 +16,7 @@ from pipeline.catalog import Catalog
 from pipeline.dedup_pixels import PhotoPairs
 from pipeline.dedup_stars import find_candidates, find_stars
 from pipeline.hash_join import ThreadHands
+from schemas.settings import Section, operational, result
 from schemas.storage import Root
 
 # In canonical order: most source pixels, then the smallest key.
@@ -34,7 +35,18 @@ _STARS = pa.schema([("copy", pa.int64()), ("top", pa.int64()), ("distance", pa.u
 log = logging.getLogger("forecourt.dedup")
 
 
-def find_near(root: Root, catalog: Catalog, *, max_distance: int, max_compared: int, mirrored: bool) -> None:
+class NearSettings(Section):
+    """What counts as a near copy, and how copies are sought."""
+
+    max_distance: int = result(
+        8, "bits of 64 by which the perceptual hashes of near copies differ at most; 0 leaves them out", ge=0, le=12
+    )
+    mirrored: bool = result(False, "whether a mirrored photo is a near copy too; its hash is known to a few bits only")
+    max_compared: int = result(32, "photos a photo is compared with before it is no near copy", ge=1, le=255)
+    threads: int | None = operational(None, "threads that join hashes and compare photos; None is one a core", ge=1)
+
+
+def find_near(root: Root, catalog: Catalog, settings: NearSettings) -> None:
     """Make the table `near_edges` of the photos that `exact_edges` leaves.
 
     Raises:
@@ -42,11 +54,11 @@ def find_near(root: Root, catalog: Catalog, *, max_distance: int, max_compared: 
     """
     catalog.execute(_RANKED)
     hashes = _hashes(catalog)
-    threads = os.cpu_count() or 1
+    threads = settings.threads or os.cpu_count() or 1
     with ThreadHands(threads) as hands:
-        candidates = find_candidates(hashes, max_distance, hands, mirrored=mirrored)
-    with PhotoPairs(root, lambda ranks: _located(catalog, ranks), threads=threads, mirrored=mirrored) as pairs:
-        stars = find_stars(candidates, pairs.confirm, max_compared=max_compared)
+        candidates = find_candidates(hashes, settings.max_distance, hands, mirrored=settings.mirrored)
+    with PhotoPairs(root, lambda ranks: _located(catalog, ranks), threads=threads, mirrored=settings.mirrored) as pairs:
+        stars = find_stars(candidates, pairs.confirm, max_compared=settings.max_compared)
     log.info("event=near_tier photos=%d compared=%d copies=%d", len(hashes), stars.num_compared, len(stars.copies))
     columns = [stars.copies, stars.tops, stars.distances]
     catalog.load("stars", pa.Table.from_arrays([pa.array(column) for column in columns], schema=_STARS))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline import dedup as script
 from pipeline.catalog import query
@@ -121,6 +121,77 @@ def test_copies_of_each_of_several_pictures_that_share_a_hash_are_found_apart(ro
     dedup(root, DedupSettings())
     assert dropped(root) == dict.fromkeys(["demo/2/000", "demo/2/001"], "exact_duplicate")
     assert rows_of(root)["demo/2/000"]["cluster_id"] == "demo/1/001"
+
+
+def resaved(source: bytes, *, quality: int = 80, scale: float = 1.0) -> bytes:
+    picture = Image.open(BytesIO(source)).convert("RGB")
+    file = BytesIO()
+    picture.resize((round(picture.width * scale), round(picture.height * scale))).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def near_pictures(num: int) -> list[bytes]:
+    """Return a photo and copies of it of other hash and bytes, that its pixels confirm."""
+    first = noise(21, width_px=400, height_px=300)
+    return [first, *(resaved(first, quality=45 + 5 * i, scale=1.0 - 0.03 * i) for i in range(num - 1))]
+
+
+def test_a_photo_saved_again_is_a_near_duplicate_and_the_larger_one_stays(root: Root) -> None:
+    first = noise(1, width_px=400, height_px=300)
+    again, small = resaved(first, quality=50), resaved(first, scale=0.6)
+    assert len({stored_photo(source).coarse_hash for source in (first, again, small)}) == 3
+    write_part(root, "demo-0", [Listing("2", [first]), Listing("1", [small, noise(2)]), Listing("3", [again])])
+    counts = dedup(root, DedupSettings())
+    assert dropped(root) == {"demo/1/000": "near_duplicate", "demo/3/000": "near_duplicate"}
+    assert (counts["edges"], counts["exact_edges"], counts["near_edges"], counts["near_dropped"]) == (2, 0, 2, 2)
+    edges = {(row["key_a"], row["key_b"]): row for row in query(root, "FROM edges_hash").to_pylist()}
+    assert set(edges) == {("demo/2/000", "demo/1/000"), ("demo/2/000", "demo/3/000")}
+    apart = (stored_photo(first).phash ^ stored_photo(small).phash).bit_count()
+    assert edges["demo/2/000", "demo/1/000"].items() >= {"tier": "near", "distance": apart}.items()
+    assert {row["tier"] for key, row in rows_of(root).items() if row["cluster_id"]} == {"near"}
+    assert verify(root).ok
+
+
+def test_exact_copies_of_a_near_copy_are_in_its_cluster(root: Root) -> None:
+    again = resaved(noise(1), quality=50)
+    write_part(root, "demo-0", [Listing("1", [noise(1), again]), Listing("2", [noise(1), again])])
+    dedup(root, DedupSettings())
+    assert dropped(root) == {
+        "demo/1/001": "near_duplicate", "demo/2/000": "exact_duplicate", "demo/2/001": "exact_duplicate",
+    }  # fmt: skip
+    assert {row["cluster_id"] for row in rows_of(root).values()} == {"demo/1/000"}
+
+
+def test_without_a_distance_there_is_no_near_tier_and_the_setting_is_on_record(root: Root) -> None:
+    write_part(root, "demo-0", [Listing("1", [noise(1), resaved(noise(1), quality=50)])])
+    assert dedup(root, DedupSettings(max_distance=0))["near_dropped"] == 0
+    again = dedup(root, DedupSettings())
+    assert (again["unchanged"], again["near_dropped"]) == (False, 1)
+    receipt = read_receipt(root, "dedup", "all")
+    assert receipt is not None
+    assert receipt.settings["dedup"] == {"max_distance": 8, "mirrored": False, "max_compared": 32}
+
+
+def test_mirrored_photos_are_near_duplicates_where_asked(root: Root) -> None:
+    mirrored = png(ImageOps.mirror(Image.open(BytesIO(noise(1)))))
+    write_part(root, "demo-0", [Listing("1", [noise(1), mirrored])])
+    assert dedup(root, DedupSettings())["kept"] == 2
+    assert dedup(root, DedupSettings(mirrored=True))["near_dropped"] == 1
+    assert dropped(root) == {"demo/1/001": "near_duplicate"}
+
+
+def test_near_stars_do_not_depend_on_parts_or_on_the_order_photos_come_in(tmp_path: Path) -> None:
+    pictures = near_pictures(6)
+    listings = [Listing(str(i), [pictures[i % 6], noise(i)]) for i in range(9)]
+    found = []
+    for number, order in enumerate((listings, listings[::-1], listings[3:] + listings[:3])):
+        root = new_root(tmp_path / str(number))
+        for start in range(0, 9, 4 - number):
+            write_part(root, f"demo-{start}", order[start : start + 4 - number])
+        dedup(root, DedupSettings())
+        found.append((rows_of(root), query(root, "FROM edges_hash").to_pylist()))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0][1]) == 8
 
 
 def test_the_result_does_not_depend_on_how_the_photos_lie_in_parts(tmp_path: Path) -> None:
