@@ -1,10 +1,11 @@
 """Run the main job on a drawn site, with no network and no service to start: what `make demo` does.
 
-Starts the demo site, crawls it, drops exact duplicates, prints the funnel and a query, checks the root, and writes a
-contact sheet. Everything lies under one folder, which a second run replaces.
+Starts the demo site and crawls it, imports labels of 300 photos drawn at random, curates a data set and publishes it,
+prints the funnel and two queries, checks the root, writes a report and a contact sheet, and holds what was found
+against what the site knows. Everything lies under one folder, which a second run replaces.
 
     python pipeline/demo.py
-    python pipeline/demo.py --folder out/demo --listings 300
+    python pipeline/demo.py --folder out/demo --listings 600 --labels 200
 """
 
 import argparse
@@ -18,24 +19,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.demo_truth import hold_against, stored_photos, write_labels
+from pipeline.tabular import render
 from schemas.command import run_script, script_parser
 from schemas.errors import RunError, UsageError
+from schemas.storage import Root
 
 _SCRIPTS = Path(__file__).parent
 _MARK = "made-by-forecourt-demo"
 _START_S = 60.0
-_QUERY = """
-    SELECT l.make, l.model, count(DISTINCT l.listing_id) AS listings, count(*) AS photos,
-           round(avg(l.price_usd)) AS mean_price_usd, min(l.year) AS from_year, max(l.year) AS to_year
-    FROM listings l JOIN photos p USING (site, listing_id) JOIN duplicates d USING (key)
-    WHERE d.kept GROUP BY ALL ORDER BY photos DESC, l.make, l.model LIMIT 8"""
+_DATASET = "demo"
+_CARS = """
+    SELECT make, model, count(DISTINCT listing_id) AS listings, count(*) AS photos,
+           round(avg(price_usd)) AS mean_price_usd, min(year) AS from_year, max(year) AS to_year
+    FROM datasets GROUP BY ALL ORDER BY photos DESC, make, model LIMIT 8"""
+_WHY = """
+    SELECT outcome, reason, count(*) AS photos, min(key) AS for_example
+    FROM outcomes GROUP BY ALL ORDER BY photos DESC, reason"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script."""
     parser = script_parser(__doc__, root=False, settings=False)
     parser.add_argument("--folder", type=Path, default=Path("out/demo"), help="what the demo makes (out/demo)")
-    parser.add_argument("--listings", type=int, default=1000, metavar="N", help="ids of the site (1000)")
+    parser.add_argument("--listings", type=int, default=1500, metavar="N", help="ids of the site (1500)")
+    parser.add_argument("--labels", type=int, default=300, metavar="N", help="photos labelled, at random (300)")
     return run_script(parser, _demo, argv=argv)
 
 
@@ -47,21 +55,32 @@ def _demo(arguments: argparse.Namespace) -> Mapping[str, Any]:
     with _demo_site(site, arguments.listings) as address:
         _say(f"A site with {arguments.listings:,} listing ids is at {address}. Crawl it:")
         crawl = _run("crawl.py", "--root", root, "--site", site, "--set", "crawl.ids_per_part=100")
-    _say("Drop exact duplicates and stock photos:")
-    dedup = _run("dedup.py", "--root", root)
+    photos, labels = stored_photos(arguments.listings), folder / "labels.csv"
+    count = write_labels(photos, labels, arguments.labels)
+    _say(f"Import the labels of {count} photos, drawn at random (or give them yourself: label.py):")
+    _run("label.py", "--root", root, "--import", str(labels), "--sampled-by", "random", "--labeller", "demo")
+    _say("Find duplicates, embed, fit the junk filter, split by group, publish:")
+    curated = _run("curate.py", "--root", root, "--dataset", _DATASET)
     _say("What became of every id and photo:")
     _run("catalog.py", "--root", root, shows=True)
     _say("Ask the tables anything, in SQL:")
-    _run("catalog.py", "--root", root, _QUERY, shows=True)
+    _run("catalog.py", "--root", root, _CARS, shows=True)
+    _say("Why is a photo in, or out?")
+    _run("catalog.py", "--root", root, _WHY, shows=True)
     _say("Check every file against its receipt:")
     verify = _run("verify.py", "--root", root, "--digest")
+    _say("Hold it against what the site knows:")
+    held = hold_against(Root.open(root), photos)
+    print("".join(render(iter(held.to_batches()), "table", max_rows=len(held))), flush=True)
+    report = _run("report.py", "--root", root, "--dataset", _DATASET)
     sheet = _run("contact_sheet.py", "--root", root, "--out", str(folder / "contact_sheet.html"))
-    _say(f"Look at the photos: {sheet['contact_sheet']}")
+    _say(f"Look at the report: {report['report']}")
     return {
         "root": root,
+        "report": report["report"],
         "contact_sheet": sheet["contact_sheet"],
-        **{name: crawl[name] for name in ("ids", "found", "photos", "stored")},
-        "kept": dedup["kept"],
+        **{name: crawl[name] for name in ("ids", "found")},
+        **{name: curated[name] for name in ("photos", "kept", "groups", "train", "val", "test", "dataset", "version")},
         "digest": verify["digest"],
         "seconds": round(time.monotonic() - started_s, 1),
     }
