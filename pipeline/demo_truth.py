@@ -54,8 +54,8 @@ def hold_against(root: Root, photos: Mapping[str, Mapping[str, Any]]) -> pa.Tabl
         for what, is_right in _judged(key, photo, found, photos):
             of[what] += 1
             right[what] += is_right
-    rows = [{"planted": what, "right": right[what], "of": of[what]} for what in of]
-    return pa.Table.from_pylist(sorted(rows, key=lambda row: row["planted"]), schema=HELD_AGAINST)
+    rows = [{"planted": what, "right": right[what], "of": of[what]} for what in sorted(of)]
+    return pa.Table.from_pylist(rows, schema=HELD_AGAINST)
 
 
 def _judged(
@@ -76,8 +76,6 @@ def _judged(
     elif row["cluster_id"] is not None:
         same = photos[row["cluster_id"]]["picture"] == photo["picture"]
         judged.append(("photos called a copy that are one", same))
-    if row["why_duplicate"] is None and row["why_scored"] is None:
-        judged.append(("photos kept that show a car", not _is_junk(photo)))
     if row["why_duplicate"] is None:
         dropped = row["why_scored"] == "junk"
         judged.append(("junk removed", dropped) if _is_junk(photo) else ("photos of cars kept", not dropped))
