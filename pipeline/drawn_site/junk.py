@@ -183,41 +183,23 @@ def _seats(pixels: Pixels, dice: Dice, look: CarLook) -> None:
     height, width = pixels.shape[:2]
     trim = scaled(look.interior, dice.between(0.9, 1.2))
     ramp(pixels, 0, height, scaled(trim, 0.45), scaled(trim, 0.3))
-    cv2.rectangle(pixels, (0, 0), (width, int(height * 0.18)), (160, 176, 186), -1)
+    cv2.rectangle(pixels, (0, 0), (width, int(height * dice.between(0.12, 0.22))), (160, 176, 186), -1)
+    top, fold, front = (height * dice.between(*at) for at in ((0.2, 0.3), (0.56, 0.7), (0.78, 0.94)))
+    slope, pleats, across = dice.between(0.04, 0.2), dice.whole(2, 6), dice.whole(0, 4)
     for place in range(dice.pick((2, 2, 3))):
         left = width * (0.04 + 0.46 * place + dice.between(-0.03, 0.03))
-        wide, shade = width * 0.4, scaled(trim, 1 - 0.12 * place)
-        cv2.ellipse(
-            pixels,
-            (int(left + wide / 2), int(height * 0.16)),
-            (int(wide * 0.2), int(height * 0.08)),
-            0,
-            0,
-            360,
-            shade,
-            -1,
-            cv2.LINE_AA,
-        )
-        back = [
-            (left + wide * 0.12, height * 0.24),
-            (left + wide * 0.88, height * 0.24),
-            (left + wide, height * 0.64),
-            (left, height * 0.64),
-        ]
-        fill(pixels, back, shade)
-        fill(
-            pixels,
-            [
-                (left, height * 0.64),
-                (left + wide, height * 0.64),
-                (left + wide * 1.08, height * 0.86),
-                (left - wide * 0.08, height * 0.86),
-            ],
-            scaled(shade, 1.16),
-        )
-        for pleat in range(1, 5):
-            x = int(left + wide * (0.1 + 0.16 * pleat))
-            cv2.line(pixels, (x, int(height * 0.3)), (x, int(height * 0.82)), scaled(shade, 0.75), 2, cv2.LINE_AA)
+        wide, shade = width * dice.between(0.34, 0.43), scaled(trim, 1 - 0.12 * place)
+        middle, rest = left + wide / 2, (int(wide * dice.between(0.15, 0.24)), int(height * dice.between(0.06, 0.1)))
+        cv2.ellipse(pixels, (int(middle), int(top - height * 0.06)), rest, 0, 0, 360, shade, -1, cv2.LINE_AA)
+        _quad(pixels, (left + wide * slope, left + wide * (1 - slope)), top, (left, left + wide), fold, shade)
+        cushion = (left - wide * 0.08, left + wide * 1.08)
+        _quad(pixels, (left, left + wide), fold, cushion, front, scaled(shade, 1.16))
+        for pleat in range(pleats):
+            x = int(left + wide * (0.15 + 0.7 * (pleat + 0.5) / pleats))
+            cv2.line(pixels, (x, int(top + 14)), (x, int(front - 10)), scaled(shade, 0.75), 2, cv2.LINE_AA)
+        for seam in range(across):
+            y = int(top + (front - top) * (seam + 1) / (across + 1))
+            cv2.line(pixels, (int(left + wide * 0.1), y), (int(left + wide * 0.9), y), scaled(shade, 0.7), 2)
 
 
 def _engine(pixels: Pixels, dice: Dice, look: CarLook) -> None:
@@ -296,61 +278,45 @@ def _key(pixels: Pixels, dice: Dice, look: CarLook) -> None:
 
 
 def _boot(pixels: Pixels, dice: Dice, look: CarLook) -> None:
-    """Draw the empty boot from behind: opening, carpet, folded seats, lid above."""
+    """Draw the boot from behind: opening, folded seats, carpet, sill, lamps, and what was left in it."""
     height, width = pixels.shape[:2]
     ramp(pixels, 0, height, scaled(look.paint, 0.9), scaled(look.paint, 0.7))
     inside = scaled(look.interior, 0.5)
-    opening = [
-        (width * 0.16, height * 0.16),
-        (width * 0.84, height * 0.16),
-        (width * 0.93, height * 0.7),
-        (width * 0.07, height * 0.7),
-    ]
-    fill(pixels, opening, scaled(inside, 0.6))
-    fill(
-        pixels,
-        [
-            (width * 0.24, height * 0.3),
-            (width * 0.76, height * 0.3),
-            (width * 0.78, height * 0.46),
-            (width * 0.22, height * 0.46),
-        ],
-        inside,
-    )
-    fill(
-        pixels,
-        [
-            (width * 0.22, height * 0.46),
-            (width * 0.78, height * 0.46),
-            (width * 0.9, height * 0.68),
-            (width * 0.1, height * 0.68),
-        ],
-        mixed(inside, (92, 90, 88), 0.6),
-    )
-    cv2.line(pixels, (int(width * 0.5), int(height * 0.3)), (int(width * 0.5), int(height * 0.46)), _BLACK, 3)
-    fill(
-        pixels,
-        [
-            (width * 0.07, height * 0.7),
-            (width * 0.93, height * 0.7),
-            (width * 0.92, height * 0.76),
-            (width * 0.08, height * 0.76),
-        ],
-        (26, 26, 28),
-    )
-    for share in (0.02, 0.92):
-        cv2.rectangle(
-            pixels,
-            (int(width * share), int(height * 0.5)),
-            (int(width * (share + 0.06)), int(height * 0.72)),
-            (170, 24, 26),
-            -1,
-        )
-    if dice.chance(0.5):
-        x = dice.whole(int(width * 0.3), int(width * 0.55))
-        cv2.rectangle(
-            pixels, (x, int(height * 0.5)), (x + 90, int(height * 0.62)), dice.pick(((150, 110, 70), (40, 70, 120))), -1
-        )
+
+    # No two cars' boots are one shape: else another car's would be the same picture in another colour.
+    def level(low: float, high: float) -> float:
+        return float(height * dice.between(low, high))
+
+    def span(middle: float, low: float, high: float) -> tuple[float, float]:
+        half = width * dice.between(low, high)
+        return width * middle - half, width * middle + half
+
+    middle = dice.between(0.44, 0.56)
+    top, back, floor, sill = level(0.06, 0.24), level(0.26, 0.36), level(0.42, 0.54), level(0.62, 0.78)
+    _quad(pixels, span(middle, 0.26, 0.38), top, span(middle, 0.38, 0.48), sill, scaled(inside, 0.6))
+    seats, carpet = span(middle, 0.2, 0.3), span(middle, 0.24, 0.34)
+    _quad(pixels, seats, back, carpet, floor, inside)
+    _quad(pixels, carpet, floor, span(middle, 0.34, 0.44), sill - height * 0.02, mixed(inside, (92, 90, 88), 0.6))
+    for share in dice.pick(((0.5,), (0.38,), (0.62,), (0.33, 0.67))):
+        x = int(seats[0] + (seats[1] - seats[0]) * share)
+        cv2.line(pixels, (x, int(back)), (x, int(floor)), _BLACK, 3)
+    _quad(pixels, span(middle, 0.4, 0.48), sill, span(middle, 0.38, 0.46), sill + level(0.04, 0.09), (26, 26, 28))
+    lamp, wide = (int(level(0.34, 0.56)), int(level(0.62, 0.8))), int(width * dice.between(0.03, 0.07))
+    for x in (int(width * 0.01), int(width * 0.99) - wide):
+        cv2.rectangle(pixels, (x, lamp[0]), (x + wide, lamp[1]), (170, 24, 26), -1)
+    for _ in range(dice.whole(1, 4)):
+        x, y = dice.whole(int(width * 0.2), int(width * 0.65)), int(level(0.4, 0.6))
+        size = (dice.whole(width // 16, width // 5), dice.whole(height // 14, height // 6))
+        colour = dice.pick(((150, 110, 70), (40, 70, 120), (120, 30, 34), (60, 62, 66), (190, 184, 170)))
+        cv2.rectangle(pixels, (x, y), (x + size[0], y + size[1]), colour, -1)
+        cv2.rectangle(pixels, (x, y), (x + size[0], y + size[1]), scaled(colour, 0.6), 3)
+
+
+def _quad(
+    pixels: Pixels, above: tuple[float, float], top: float, below: tuple[float, float], bottom: float, colour: Colour
+) -> None:
+    """Fill what lies between two level edges."""
+    fill(pixels, [(above[0], top), (above[1], top), (below[1], bottom), (below[0], bottom)], colour)
 
 
 def _paper(pixels: Pixels, dice: Dice, look: CarLook) -> None:
