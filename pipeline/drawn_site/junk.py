@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pipeline.drawn_site.drawing import CarLook
 
 _SIZES = ((640, 480), (640, 480), (600, 450), (480, 640), (640, 426), (512, 512))
+# How far in a corner of what is seen may lie.
+_STAND_SHARE = 0.17
 _BLACK: Colour = (20, 20, 22)
 _METAL: Colour = (170, 172, 176)
 
@@ -26,8 +28,22 @@ def draw_junk(look: CarLook, subject: str, slot: int) -> Pixels:
     width, height = dice.pick(_SIZES)
     pixels = np.empty((height, width, 3), np.uint8)
     _SUBJECTS[subject](pixels, dice, look)
+    pixels = _seen_from(pixels, Dice("stand", look.key, slot, subject))
     pixels = light(pixels, dice.between(0.75, 1.2), dice.between(-0.08, 0.08))
     return grain(pixels, dice, strength=dice.between(2.5, 8))
+
+
+def _seen_from(pixels: Pixels, dice: Dice) -> Pixels:
+    """Look from where one photographer happened to stand: no two photos of two cars' seats lie on each other."""
+    height, width = pixels.shape[:2]
+    corners = [(x, y) for y in (0, 1) for x in (0, 1)]
+    ends = [(x * width, y * height) for x, y in corners]
+    starts = [
+        (abs(x - dice.between(0, _STAND_SHARE)) * width, abs(y - dice.between(0, _STAND_SHARE)) * height)
+        for x, y in corners
+    ]
+    view = cv2.getPerspectiveTransform(np.array(starts, np.float32), np.array(ends, np.float32))
+    return np.asarray(cv2.warpPerspective(pixels, view, (width, height), borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
 
 def draw_flat(number: int) -> Pixels:
