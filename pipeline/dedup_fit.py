@@ -20,25 +20,25 @@ _WHITE_LEVEL = 238.0
 _FLAT_LEVELS = 3.0
 # How far px of pictures that are as alike as codecs leave them differ.
 _CODEC_LEVELS = 0.25
-# How far a fit may move what is seen, in px at the edge of the picture.
+# A fit that moves px by more at the edge of the picture is lost.
 _MAX_MOVE_PX = 2.5
 
 Floats = NDArray[np.float32]
 
 
 @njit(nogil=True, cache=True)
-def compare(ours: Floats, theirs: Floats) -> tuple[float, float, float, float, float, float]:
-    """Fit `ours` (64, 64, 3) to `theirs`; return what is left between them.
+def compare(ours: Floats, theirs: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Fit `ours` (64, 64, 3) to `theirs`; return the fit (6,) and what is left between them (5,).
 
-    The correlation of greys; the gain; the root mean square and the worst of how far cells differ in colour, and the
-    worst of how far they differ in grey, in levels; and how far the worst px stands out of all. Correlation -1 where
-    nothing fits or a picture shows nothing.
+    The fit: gain, offset, then how px move across, px at the edge move outwards, and the same down. What is left: the
+    correlation of greys, how far cells differ in colour (root mean square, worst) and in grey (worst), in levels, and
+    how far the worst px stands out of all. Correlation -1 where nothing fits or a picture shows nothing.
     """
     fit = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     for _ in range(_NUM_STEPS):
         if not _improve(ours, theirs, fit):
-            return -1.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    return _apart(ours, theirs, fit)
+            return fit, np.array([-1.0, 0.0, 0.0, 0.0, 0.0])
+    return fit, _apart(ours, theirs, fit)
 
 
 @njit(nogil=True, cache=True)
@@ -114,7 +114,7 @@ def _solve(sums: NDArray[np.float64], right: NDArray[np.float64]) -> bool:
 
 
 @njit(nogil=True, cache=True)
-def _apart(ours: Floats, theirs: Floats, fit: NDArray[np.float64]) -> tuple[float, float, float, float, float, float]:
+def _apart(ours: Floats, theirs: Floats, fit: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compare what was fitted; see `compare`."""
     middle = (SIDE_PX - 1) / 2
     cells = SIDE_PX // CELL_PX
@@ -154,15 +154,9 @@ def _apart(ours: Floats, theirs: Floats, fit: NDArray[np.float64]) -> tuple[floa
     sums /= counts.sum()
     our_spread, their_spread = sums[2] - sums[0] ** 2, sums[3] - sums[1] ** 2
     if our_spread < _FLAT_LEVELS**2 or their_spread < _FLAT_LEVELS**2:
-        return -1.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        return np.array([-1.0, 0.0, 0.0, 0.0, 0.0])
     correlation = (sums[4] - sums[0] * sums[1]) / np.sqrt(our_spread * their_spread)
     greys = np.abs(greys) / counts
     colours = np.abs(colours) / counts.reshape(cells, cells, 1)
-    return (
-        correlation,
-        fit[0],
-        np.sqrt((colours**2).mean()),
-        colours.max(),
-        greys.max(),
-        peak / max(spread, _CODEC_LEVELS),
-    )
+    mean_colour, stands_out = np.sqrt((colours**2).mean()), peak / max(spread, _CODEC_LEVELS)
+    return np.array([correlation, mean_colour, colours.max(), greys.max(), stands_out])

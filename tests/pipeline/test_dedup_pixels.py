@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from pipeline.dedup_pixels import PhotoPairs, same_photo, shrunk
+from pipeline.dedup_pixels import PhotoPairs, Shrunk, same_photo, shrunk
 from schemas.errors import IntegrityError
 from tests.pipeline.roots import Listing, cut_out, flat, new_root, stored_photo, write_part
 
@@ -37,7 +37,7 @@ def saved(picture: Image.Image, quality: int = 92) -> bytes:
     return file.getvalue()
 
 
-def thumb(source: bytes) -> NDArray[np.float32]:
+def thumb(source: bytes) -> Shrunk:
     return shrunk(stored_photo(source).jpeg)
 
 
