@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.leak_audit import audit
 from pipeline.leak_audit import crossing_groups, probe
 
 Cars = tuple[NDArray[np.float64], list[str], list[str]]
@@ -91,3 +94,14 @@ def test_groups_of_one_photo_are_never_cut() -> None:
     assert found.crossing == pytest.approx(0.0)
     assert found.seen_share == 0.0
     assert crossing_groups({}, (8, 1, 1)).seen_share == 0.0
+
+
+@pytest.mark.slow
+def test_real_dealer_photos_show_the_gap_that_was_measured(shared_data: Path) -> None:
+    make_model, price = audit(shared_data / "cars")
+    assert (make_model.num_photos, make_model.num_classes) == (266, 13)
+    assert make_model.by_photo == pytest.approx(0.797, abs=0.08)
+    assert make_model.by_group == pytest.approx(0.417, abs=0.08)
+    assert make_model.inflation == pytest.approx(0.38, abs=0.08)
+    assert price.num_groups == 79
+    assert price.inflation == pytest.approx(0.248, abs=0.08)
