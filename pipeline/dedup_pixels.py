@@ -29,7 +29,8 @@ _MAX_GREY_LEVELS = 24.0
 _MAX_COLOUR_LEVELS = 15.0
 _MAX_MEAN_COLOUR_LEVELS = 3.0
 _MAX_GAIN = 1.19
-_MAX_OFFSET_LEVELS = 8.0
+# A brighter copy has a gain, one of other contrast an offset against its gain; both one way is another light.
+_MAX_OFFSET_LEVELS, _MAX_OFFSET_WITH_GAIN_LEVELS = 8.0, 3.5
 # How many times the mean difference the worst px may differ by: 26 in those copies, 33 in drawn cut-outs that are the
 # same but for a number plate, far less than a cell large.
 _MAX_STANDS_OUT = 28.0
@@ -74,7 +75,7 @@ def same_photo(ours: Shrunk, theirs: Shrunk) -> bool:
     slack = _SLACK_PX + _SLACK_STORED_PX / min(ours.short_side_px, theirs.short_side_px)
     return bool(
         1 / _MAX_GAIN <= gain <= _MAX_GAIN
-        and abs(offset) <= _MAX_OFFSET_LEVELS
+        and abs(offset) <= (_MAX_OFFSET_WITH_GAIN_LEVELS if offset * (gain - 1) > 0 else _MAX_OFFSET_LEVELS)
         and max(abs(right), abs(down), abs(wider - higher)) <= slack
         and max(abs(wider), abs(higher)) <= _MAX_OUTWARDS_PX
         and grey <= _MAX_GREY_LEVELS
