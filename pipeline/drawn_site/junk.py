@@ -77,40 +77,55 @@ def _interior(pixels: Pixels, dice: Dice, look: CarLook) -> None:
     """Draw the cabin from the driver's or the passenger's door: windscreen, dashboard, wheel, screen, seat backs."""
     height, width = pixels.shape[:2]
     trim = scaled(look.interior, dice.between(0.8, 1.15))
-    top = int(height * dice.between(0.3, 0.42))
-    ramp(pixels, 0, top, (188, 206, 222), (150, 160, 150))
-    fill(pixels, [(0, 0), (width * 0.12, 0), (width * 0.03, top), (0, top)], scaled(trim, 1.2))
-    fill(pixels, [(width, 0), (width * 0.88, 0), (width * 0.97, top), (width, top)], scaled(trim, 1.2))
+    top = int(height * dice.between(0.22, 0.46))
+    _windscreen(pixels, dice, top, scaled(trim, 1.2))
     ramp(pixels, top, height, scaled(trim, 1.05), scaled(trim, 0.55))
-    bulge = [
-        (0, top + 30),
-        (width * 0.3, top - 14),
-        (width * 0.75, top - 6),
-        (width, top + 24),
-        (width, top + 80),
-        (0, top + 90),
-    ]
-    fill(pixels, bulge, scaled(trim, 0.75))
-    middle = int(width * dice.between(0.48, 0.6))
-    cv2.rectangle(pixels, (middle, top + 40), (middle + width // 5, top + 40 + height // 7), (30, 44, 62), -1)
-    cv2.rectangle(pixels, (middle, top + 40), (middle + width // 5, top + 40 + height // 7), _BLACK, 4)
-    for row in range(3):
-        for column in range(5):
-            spot = (middle + 12 + column * width // 26, top + 60 + height // 7 + row * 16)
+    crest = [(width * share, top + height * dice.between(-0.05, 0.07)) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    under = top + height * dice.between(0.14, 0.24)
+    fill(pixels, [*crest, (width, under), (0, under + height * dice.between(-0.04, 0.04))], scaled(trim, 0.75))
+    left, above = int(width * dice.between(0.4, 0.62)), top + int(height * dice.between(0.04, 0.14))
+    right, below = left + int(width * dice.between(0.14, 0.3)), above + int(height * dice.between(0.09, 0.2))
+    cv2.rectangle(pixels, (left, above), (right, below), dice.pick(((30, 44, 62), (26, 62, 58), (64, 58, 70))), -1)
+    cv2.rectangle(pixels, (left, above), (right, below), _BLACK, 4)
+    rows, columns, step = dice.whole(1, 4), dice.whole(3, 6), dice.whole(14, 22)
+    for row in range(rows):
+        for column in range(columns):
+            spot = (left + 10 + column * (right - left) // columns, below + 16 + row * step)
             cv2.circle(pixels, spot, 5, (140, 142, 146), -1, cv2.LINE_AA)
-    for share in (0.06, 0.42, 0.9):
-        x = int(width * share)
-        cv2.ellipse(pixels, (x, top + 58), (24, 15), 0, 0, 360, _BLACK, -1, cv2.LINE_AA)
-        cv2.ellipse(pixels, (x, top + 58), (24, 15), 0, 0, 360, (120, 122, 126), 2, cv2.LINE_AA)
-    _steering_wheel(
-        pixels,
-        (int(width * dice.between(0.2, 0.3)), int(top + height * 0.26)),
-        int(height * dice.between(0.2, 0.27)),
-        dice,
-    )
-    for share in (0.02, 0.62):
-        seat = [(width * share, height), (width * (share + 0.04), height * 0.8), (width * (share + 0.3), height * 0.78)]
-        fill(pixels, [*seat, (width * (share + 0.36), height)], scaled(trim, 1.2))
+    vent = (dice.whole(16, 34), dice.whole(10, 24))
+    for share in (dice.between(0.03, 0.12), dice.between(0.34, 0.46), dice.between(0.84, 0.94)):
+        middle = (int(width * share), int(under - height * dice.between(0.03, 0.1)))
+        cv2.ellipse(pixels, middle, vent, 0, 0, 360, _BLACK, -1, cv2.LINE_AA)
+        cv2.ellipse(pixels, middle, vent, 0, 0, 360, (120, 122, 126), 2, cv2.LINE_AA)
+    hub = (int(width * dice.between(0.16, 0.36)), int(top + height * dice.between(0.2, 0.34)))
+    _steering_wheel(pixels, hub, int(height * dice.between(0.17, 0.28)), dice)
+    for share in (dice.between(-0.04, 0.1), dice.between(0.56, 0.7)):
+        high, wide = height * dice.between(0.68, 0.86), width * dice.between(0.24, 0.36)
+        seat = [(width * share, height), (width * (share + 0.04), high), (width * share + wide, high - height * 0.02)]
+        fill(pixels, [*seat, (width * (share + 0.06) + wide, height)], scaled(trim, 1.2))
+
+
+def _windscreen(pixels: Pixels, dice: Dice, top: int, pillar: Colour) -> None:
+    """Draw what is seen through the windscreen, its pillars and the mirror."""
+    height, width = pixels.shape[:2]
+    ramp(pixels, 0, top, (188, 206, 222), (150, 160, 150))
+    _houses(pixels, dice, top)
+    for side in (0, width):
+        inward = 1 if side == 0 else -1
+        above, below = (inward * width * dice.between(*at) for at in ((0.06, 0.2), (0.01, 0.06)))
+        fill(pixels, [(side, 0), (side + above, 0), (side + below, top), (side, top)], pillar)
+    x, y = int(width * dice.between(0.4, 0.7)), int(top * dice.between(0.05, 0.25))
+    size = (int(width * dice.between(0.1, 0.18)), int(height * dice.between(0.04, 0.07)))
+    cv2.rectangle(pixels, (x, y), (x + size[0], y + size[1]), _BLACK, -1)
+
+
+def _houses(pixels: Pixels, dice: Dice, bottom: int) -> None:
+    """Draw what stands outside, behind glass."""
+    width = pixels.shape[1]
+    for _ in range(dice.whole(3, 8)):
+        x, high, wide = dice.whole(0, width), int(bottom * dice.between(0.2, 0.9)), dice.whole(width // 20, width // 5)
+        colour = dice.pick(((92, 112, 78), (150, 138, 124), (110, 116, 124), (196, 190, 178)))
+        cv2.rectangle(pixels, (x, bottom - high), (x + wide, bottom), colour, -1)
 
 
 def _steering_wheel(pixels: Pixels, middle: tuple[int, int], radius: int, dice: Dice) -> None:
@@ -199,11 +214,13 @@ def _seats(pixels: Pixels, dice: Dice, look: CarLook) -> None:
     height, width = pixels.shape[:2]
     trim = scaled(look.interior, dice.between(0.9, 1.2))
     ramp(pixels, 0, height, scaled(trim, 0.45), scaled(trim, 0.3))
-    cv2.rectangle(pixels, (0, 0), (width, int(height * dice.between(0.12, 0.22))), (160, 176, 186), -1)
+    window = int(height * dice.between(0.12, 0.24))
+    cv2.rectangle(pixels, (0, 0), (width, window), (160, 176, 186), -1)
+    _houses(pixels, dice, window)
     top, fold, front = (height * dice.between(*at) for at in ((0.2, 0.3), (0.56, 0.7), (0.78, 0.94)))
-    slope, pleats, across = dice.between(0.04, 0.2), dice.whole(2, 6), dice.whole(0, 4)
+    start, slope, pleats, across = dice.between(-0.1, 0.12), dice.between(0.04, 0.2), dice.whole(2, 6), dice.whole(0, 4)
     for place in range(dice.pick((2, 2, 3))):
-        left = width * (0.04 + 0.46 * place + dice.between(-0.03, 0.03))
+        left = width * (start + 0.46 * place + dice.between(-0.03, 0.03))
         wide, shade = width * dice.between(0.34, 0.43), scaled(trim, 1 - 0.12 * place)
         middle, rest = left + wide / 2, (int(wide * dice.between(0.15, 0.24)), int(height * dice.between(0.06, 0.1)))
         cv2.ellipse(pixels, (int(middle), int(top - height * 0.06)), rest, 0, 0, 360, shade, -1, cv2.LINE_AA)
