@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e '.[all,dev]'
 	touch $@
 
-demo: setup  ## crawl the demo site, deduplicate, query; about 3 minutes after the install
+demo: setup  ## crawl the demo site, curate and publish a data set, report; some minutes after the install
 	$(BIN)/python pipeline/demo.py
 
 browser:  ## install Chromium for the tests of pages, where this user may; without it those tests are skipped
