@@ -1,8 +1,8 @@
 """Measure the near tier's hash join on synthetic hashes with planted near copies, beside faiss's binary indexes.
 
-    python benchmarks/near_join.py
-    python benchmarks/near_join.py --sizes 100000,1000000 --skip-faiss
-    flock heavy.lock python benchmarks/near_join.py --threads 2 --folder /tmp
+    python -m benchmarks.near_join
+    python -m benchmarks.near_join --sizes 100000,1000000 --skip-faiss
+    python -m benchmarks.near_join --threads 2 --folder /tmp
 
 Ours goes from hashes to clusters: pairs within 8 bits, then stars, every pair taken as confirmed. faiss goes from
 hashes to pairs, of a share of the queries where all would take too long; its seconds are those of all, extrapolated.
