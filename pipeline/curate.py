@@ -121,7 +121,7 @@ def _calls(
     limits, encoder = settings.catalog, settings.embed.encoder
     calls: dict[str, Callable[[], dict[str, Any]]] = {
         # Copies unite all tiers; where they do not run now, dedup does.
-        "dedup": lambda: dedup(root, settings.dedup, limits, unite="copies" not in stages),
+        "dedup": lambda: dedup(root, settings.dedup, limits, ray=settings.ray, unite="copies" not in stages),
         "embed": lambda: embed(root, settings.embed, settings.ray),
         "copies": lambda: copies(root, settings.copies, settings.dedup, limits, encoder=encoder, ray=settings.ray),
         "score": lambda: score(root, settings.score, encoder=encoder),

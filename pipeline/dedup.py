@@ -33,6 +33,7 @@ from pipeline.clusters import ClusterSettings
 from pipeline.dedup_exact import find_exact
 from pipeline.dedup_near import NearSettings, find_near
 from pipeline.global_stage import run_global_stage
+from pipeline.runner import RaySettings
 from pipeline.table_file import written
 from schemas.command import run_script, script_parser
 from schemas.receipts import Inputs, PartWriter, committed_inputs
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def body(args: Any) -> Mapping[str, Any]:
         settings = load_settings(_Settings, config=args.config, sets=args.sets)
-        return dedup(Root.open(args.root), settings.dedup, settings.catalog)
+        return dedup(Root.open(args.root), settings.dedup, settings.catalog, ray=settings.ray)
 
     return run_script(script_parser(__doc__ or ""), body, argv=argv)
 
@@ -62,6 +63,7 @@ class _Settings(Section):
 
     dedup: DedupSettings = DedupSettings()
     catalog: CatalogSettings = CatalogSettings()
+    ray: RaySettings = RaySettings()
 
 
 def dedup(
@@ -69,6 +71,7 @@ def dedup(
     settings: DedupSettings,
     limits: CatalogSettings | None = None,
     *,
+    ray: RaySettings | None = None,
     unite: bool = True,
 ) -> dict[str, Any]:
     """Write `edges/hash` of all stored photos and unite it in `duplicates`, where not up to date; return the last line.
@@ -93,7 +96,7 @@ def dedup(
         ("edges/hash",),
         inputs=look,
         settings={"dedup": _result_settings(settings)},
-        write=lambda writer: _write(root, writer, settings, seen[-1], limits),
+        write=lambda writer: _write(root, writer, settings, seen[-1], limits, ray or RaySettings()),
     )
     answer: dict[str, Any] = {**receipt.counts, "unchanged": unchanged}
     if unite:
@@ -115,7 +118,12 @@ _NEAR_ROWS = "SELECT key_a, key_b, 'near' AS tier, distance FROM near_edges"
 
 
 def _write(
-    root: Root, writer: PartWriter, settings: DedupSettings, ingest: Inputs, limits: CatalogSettings | None
+    root: Root,
+    writer: PartWriter,
+    settings: DedupSettings,
+    ingest: Inputs,
+    limits: CatalogSettings | None,
+    ray: RaySettings,
 ) -> dict[str, int]:
     """Write `edges/hash` and return the receipt's counts."""
     tiers = Counter[str]()
@@ -123,7 +131,7 @@ def _write(
     with Catalog(root, limits, files=ingest.files) as catalog:
         find_exact(root, catalog)
         if settings.max_distance:
-            find_near(root, catalog, settings)
+            find_near(root, catalog, settings, ray)
             selects.append(_NEAR_ROWS)
         rows = catalog.stream(f"{' UNION ALL '.join(selects)} ORDER BY key_a, key_b")
         for batch in written(rows, writer.stage_path("edges/hash"), EDGES):

@@ -7,6 +7,7 @@ distance) in the catalog: stars around the photo that is first in canonical orde
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 from pipeline.catalog import Catalog
 from pipeline.dedup_pixels import PhotoPairs
 from pipeline.dedup_stars import find_candidates, find_stars
-from pipeline.hash_join import ThreadHands
+from pipeline.hash_join import Hands, ThreadHands
+from pipeline.runner import RaySettings, connected
+from pipeline.runner_calls import RayHands, names_cluster
 from schemas.settings import Section, operational, result
 from schemas.storage import Root
 
@@ -43,19 +46,25 @@ class NearSettings(Section):
     )
     mirrored: bool = result(False, "whether a mirrored photo is a near copy too; its hash is known to a few bits only")
     max_compared: int = result(32, "photos a photo is compared with before it is no near copy", ge=1, le=255)
+    ray_from_photos: int = operational(
+        1_000_000,
+        "photos from which on a cluster, where one is named, joins the hashes",
+        ge=0,
+    )
     threads: int | None = operational(None, "threads that join hashes and compare photos; None is one a core", ge=1)
 
 
-def find_near(root: Root, catalog: Catalog, settings: NearSettings) -> None:
+def find_near(root: Root, catalog: Catalog, settings: NearSettings, ray: RaySettings) -> None:
     """Make the table `near_edges` of the photos that `exact_edges` leaves.
 
     Raises:
         IntegrityError: a photo that is needed has no bytes.
+        RunError: the cluster does not answer, where it is asked.
     """
     catalog.execute(_RANKED)
     hashes = _hashes(catalog)
     threads = settings.threads or os.cpu_count() or 1
-    with ThreadHands(threads) as hands:
+    with _hands(len(hashes) >= settings.ray_from_photos and names_cluster(ray), threads, ray) as hands:
         candidates = find_candidates(hashes, settings.max_distance, hands, mirrored=settings.mirrored)
     with PhotoPairs(root, lambda ranks: _located(catalog, ranks), threads=threads, mirrored=settings.mirrored) as pairs:
         stars = find_stars(candidates, pairs.confirm, max_compared=settings.max_compared)
@@ -63,6 +72,17 @@ def find_near(root: Root, catalog: Catalog, settings: NearSettings) -> None:
     columns = [stars.copies, stars.tops, stars.distances]
     catalog.load("stars", pa.Table.from_arrays([pa.array(column) for column in columns], schema=_STARS))
     catalog.execute(_EDGES)
+
+
+@contextmanager
+def _hands(on_ray: bool, threads: int, ray: RaySettings) -> Iterator[Hands]:
+    """Give who joins the hashes: tasks of the cluster, or threads, which do as well on one machine."""
+    if on_ray:
+        with connected(ray) as num_slots:
+            yield RayHands(num_slots, ray)
+    else:
+        with ThreadHands(threads) as hands:
+            yield hands
 
 
 def _hashes(catalog: Catalog) -> NDArray[np.uint64]:

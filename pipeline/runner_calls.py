@@ -1,4 +1,7 @@
-"""Calls over the cluster: a function on many small inputs, each result as it comes; nothing is written by them."""
+"""Calls over the cluster: a function on many small inputs, each result as it comes; nothing is written by them.
+
+Names, numbers and arrays of hashes go this way; pixels never do.
+"""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -46,6 +49,39 @@ def run_calls(
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
+
+
+class RayHands:
+    """Calls as Ray tasks, over values that they share; used while connected. `num_calls` keep the cluster busy.
+
+    A call whose worker dies is made again, as by `run_calls`.
+    """
+
+    def __init__(self, num_in_flight: int, settings: RaySettings) -> None:
+        # One more than there is room for, so that none waits for the driver.
+        self.num_calls = num_in_flight + 1
+        self._settings = settings
+        self._running: list[Any] = []
+
+    def share(self, value: Any) -> Any:
+        """Put a value where all tasks read it; it goes with its last reference."""
+        return ray.put(value)
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Begin a call; of its arguments those that `share` gave arrive as the values themselves."""
+        settings = self._settings
+        remote = ray.remote(function).options(num_cpus=settings.cpus_per_part, max_retries=settings.part_tries - 1)
+        self._running.append(remote.remote(*arguments))
+
+    def result(self) -> Any:
+        """Wait for any of the calls begun.
+
+        Raises:
+            ForecourtError: what it raised.
+            RunError: its worker died each time.
+        """
+        (ready, *_), self._running = ray.wait(self._running, num_returns=1)
+        return _result(ready)
 
 
 def _result(reference: Any) -> Any:

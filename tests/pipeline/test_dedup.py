@@ -11,6 +11,7 @@ from pipeline.catalog import query
 from pipeline.dedup import DedupSettings, dedup
 from pipeline.dedup_exact import find_exact
 from pipeline.lease import hold_lease
+from pipeline.runner import RaySettings, connected
 from pipeline.verify import verify
 from schemas.errors import IntegrityError, LeaseError, ReconcileError
 from schemas.receipts import read_receipt
@@ -322,3 +323,17 @@ def test_a_lost_or_cut_file_of_its_own_is_made_again(root: Root, name: str) -> N
     assert not dedup(root, DedupSettings())["unchanged"]
     assert rows_of(root) == before
     assert verify(root).ok
+
+
+@pytest.mark.slow
+def test_on_a_cluster_the_same_edges_are_found(tmp_path: Path) -> None:
+    listings = [Listing(str(i), [source, noise(40 + i)]) for i, source in enumerate(near_pictures(4))]
+    edges = []
+    with connected(RaySettings(num_workers=1)):
+        for name, address in (("here", None), ("cluster", "auto")):
+            root = new_root(tmp_path / name)
+            write_part(root, "demo-0", listings)
+            dedup(root, DedupSettings(ray_from_photos=0), ray=RaySettings(address=address))
+            edges.append(query(root, "FROM edges_hash").to_pylist())
+    assert edges[0] == edges[1]
+    assert len(edges[0]) == 3

@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipeline.hash_join import ThreadHands, near_pairs
 from pipeline.runner import RaySettings, connected
-from pipeline.runner_calls import names_cluster, run_calls
+from pipeline.runner_calls import RayHands, names_cluster, run_calls
 from schemas.errors import IntegrityError, RunError
 
 pytestmark = pytest.mark.slow
@@ -84,3 +86,23 @@ def test_a_cluster_is_named_by_a_setting_or_by_the_environment(monkeypatch: pyte
     assert names_cluster(RaySettings(address="auto"))
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     assert names_cluster(RaySettings())
+
+
+def test_the_hash_join_finds_in_tasks_what_threads_find() -> None:
+    numbers = np.random.default_rng(1).integers(0, 2**20, 4_000, dtype=np.uint64)
+    distinct = np.unique(numbers * np.uint64(0x1_0001))
+    tasks = RayHands(2, RaySettings())
+    there = [tuple(sorted(pair)) for block in near_pairs(distinct, 3, tasks) for pair in block.tolist()]
+    with ThreadHands(2) as threads:
+        here = {tuple(sorted(pair)) for block in near_pairs(distinct, 3, threads) for pair in block.tolist()}
+    assert len(there) == len(here) > 100
+    assert set(there) == here
+
+
+def test_hands_share_values_and_raise_what_a_call_raises() -> None:
+    tasks = RayHands(1, RaySettings())
+    tasks.submit(squared, tasks.share(7))
+    assert tasks.result() == 49
+    tasks.submit(refused, tasks.share(3))
+    with pytest.raises(IntegrityError, match="number 3 is damaged"):
+        tasks.result()
