@@ -112,20 +112,28 @@ def test_a_file_of_ids_makes_what_the_range_makes(site: lab.Site, script: Script
 def test_planted_copies_and_stock_photos_are_found_and_nothing_else(
     site: lab.Site, script: Script, tmp_path: Path
 ) -> None:
-    script(crawl.main, tmp_path / "data", *crawl_arguments(site))
-    code, line = script(dedup.main, tmp_path / "data")
+    root = tmp_path / "data"
+    script(crawl.main, root, *crawl_arguments(site))
+    code, line = script(dedup.main, root, "--set", "dedup.max_distance=0")
     assert code == 0
     truth = site.json("/truth.json")["photos"]
     stored = {key: photo for key, photo in truth.items() if photo["outcome"] == "stored"}
     by_content: dict[str, list[str]] = {}
     for key, photo in stored.items():
         by_content.setdefault(photo["content"], []).append(key)
-    expected = {frozenset(keys) for keys in by_content.values() if len(keys) > 1}
-    found: dict[str, set[str]] = {}
-    for row in lab.rows(tmp_path / "data", "FROM duplicates WHERE cluster_id IS NOT NULL"):
-        found.setdefault(row["cluster_id"], set()).add(row["key"])
-    assert {frozenset(keys) for keys in found.values()} == expected
+    assert clusters(root) == {frozenset(keys) for keys in by_content.values() if len(keys) > 1}
     assert line["photos"] == line["kept"] + line["exact_dropped"] + line["stock_dropped"] == len(stored)
+    code, line = script(dedup.main, root)
+    assert code == 0
+    assert line["near_dropped"] > 0
+    assert all(len({stored[key]["picture"] for key in keys}) == 1 for keys in clusters(root))
+
+
+def clusters(root: Path) -> set[frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for row in lab.rows(root, "FROM duplicates WHERE cluster_id IS NOT NULL"):
+        found.setdefault(row["cluster_id"], set()).add(row["key"])
+    return {frozenset(keys) for keys in found.values()}
 
 
 def test_recrawl_takes_changes_and_loses_nothing(script: Script, tmp_path: Path) -> None:
