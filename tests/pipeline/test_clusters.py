@@ -35,7 +35,10 @@ def write_edges(root: Root, stage: str, *edges: tuple[int, int, str]) -> None:
     rows = [{"key_a": key(a), "key_b": key(b), "tier": tier, "distance": 0.0} for a, b, tier in edges]
     writer = PartWriter(root, stage, "all", token="test", fence=lambda: None)
     writer.write_table(folder, table_of(rows, EDGES))
-    writer.commit(counts={"edges": len(rows)}, settings={}, inputs=inputs)
+    counts = {"edges": len(rows)}
+    if stage == "dedup":
+        counts |= {f"{tier}_edges": sum(edge[2] == tier for edge in edges) for tier in ("exact", "near")}
+    writer.commit(counts=counts, settings={}, inputs=inputs)
 
 
 def rows_of(root: Root) -> dict[int, dict[str, Any]]:
